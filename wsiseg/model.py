@@ -1,0 +1,275 @@
+"""Networks: built by smp, kept as safetensors, run as an ensemble of folds.
+
+The network carries its own normalisation, so a caller hands over plain uint8 RGB. Mix
+Transformer attention goes through ``scaled_dot_product_attention``: the same weights and
+the same numbers (to fp32 rounding) in a fraction of the memory traffic.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import segmentation_models_pytorch as smp
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from segmentation_models_pytorch.encoders.mix_transformer import Attention
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsiseg.bundle import BundleSpec, load_spec, verify_files
+from wsiseg.errors import BundleError, DeviceError
+
+__all__ = [
+    "Network",
+    "Predictor",
+    "TorchPredictor",
+    "build_network",
+    "choose_device",
+    "load_ensemble",
+    "save_fold",
+]
+
+log = logging.getLogger(__name__)
+
+
+class Predictor(Protocol):
+    """Something that gives each fold's tumour probability; the pipeline knows no more of it."""
+
+    def __call__(self, rgb_BYX3: npt.NDArray[np.uint8], /) -> npt.NDArray[np.float32]:
+        """Probabilities (F, B, Y, X) in 0 … 1 for RGB patches (B, Y, X, 3)."""
+
+
+class _Attention(Attention):  # type: ignore[misc]  # smp is untyped
+    """smp's efficient self-attention (SegFormer, section 3.1), its products through SDPA."""
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        batch, tokens, channels = x.shape
+        source = x
+        if self.sr_ratio > 1:
+            grid = x.transpose(1, 2).reshape(batch, channels, height, width)
+            source = self.norm(self.sr(grid).flatten(2).transpose(1, 2))
+        query = self.q(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        key, value = self.kv(source).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.attn_drop.p if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, scale=self.scale
+        )
+        return cast(
+            "Tensor", self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(batch, tokens, channels)))
+        )
+
+
+class Network(nn.Module):
+    """An smp network with its normalisation inside.
+
+    Takes RGB (B, 3, Y, X) in 0 … 255, uint8 or float; gives tumour logits (B, Y, X) float32.
+    """
+
+    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.body = body
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Logits (B, Y, X) of RGB (B, 3, Y, X) in 0 … 255."""
+        normal = ((rgb - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return cast("Tensor", self.body(normal)[:, 0].float())
+
+
+def build_network(
+    encoder: str,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    encoder_weights: str | None = None,
+) -> Network:
+    """A Feature Pyramid Network over any smp encoder, with one output class.
+
+    ``encoder_weights`` is None (random; at inference always, for smp would ask its hub),
+    ``"imagenet"`` (fetched by smp), or the path of a safetensors file: an encoder's state
+    dict, or a whole network saved by ``save_fold``, of which the encoder is taken.
+
+    Raises:
+        BundleError: smp has no such encoder, or the weights do not fit it.
+    """
+    fetched = "imagenet" if encoder_weights == "imagenet" else None
+    try:
+        body = smp.FPN(encoder, encoder_weights=fetched, classes=1)
+    except (KeyError, ValueError) as error:
+        msg = f"no encoder {encoder!r} with weights {fetched!r} in segmentation-models-pytorch: {error}"
+        raise BundleError(msg) from error
+    if encoder_weights not in {None, "imagenet"}:
+        path = Path(str(encoder_weights))
+        tensors = _read_tensors(path)
+        prefix = "encoder."
+        whole = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        _load(body.encoder, whole or tensors, path)
+    for module in body.modules():
+        if type(module) is Attention:
+            module.__class__ = _Attention
+    return Network(body, mean, std).to(memory_format=torch.channels_last)
+
+
+def save_fold(network: Network, path: Path) -> str:
+    """Write a network's weights as fp16 safetensors, whole or not at all; return the sha256 (hex)."""
+    state = network.body.state_dict()
+    half = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(half, partial)
+    partial.replace(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_fold(network: Network, path: Path) -> None:
+    """Fill a network with the weights that ``save_fold`` wrote.
+
+    Raises:
+        BundleError: the file is no safetensors file, or its tensors do not fit.
+    """
+    _load(network.body, _read_tensors(path), path)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix in {".pt", ".pth", ".pkl", ".ckpt", ".bin"}:
+        msg = f"{path} looks like a pickle, which can run any code; convert it to .safetensors first"
+        raise BundleError(msg)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        msg = f"{path} cannot be read as safetensors: {error}"
+        raise BundleError(msg) from error
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        msg = f"the weights in {path} are of another network: {str(error).splitlines()[1].strip()}"
+        raise BundleError(msg) from error
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; auto says aloud when it means CPU.
+
+    Raises:
+        DeviceError: the device is not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        log.warning("no GPU found: running on the CPU, which is many times slower")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try --device auto"
+        raise DeviceError(msg) from error
+    return device
+
+
+def half_precision(device: torch.device) -> bool:
+    """Whether bfloat16 is both native and faster there: recent GPUs, CPUs with AVX-512 BF16 or AMX."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        known: Mapping[str, Any] = torch.cpu.get_capabilities()
+        return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16"))
+    return False
+
+
+class TorchPredictor:
+    """The folds of a bundle on one device: RGB patches in, one probability map per fold out.
+
+    On a CPU patches go through one at a time, which is no slower there and keeps the batch
+    size from moving a bit of the result. On a GPU a batch that does not fit is halved and
+    stays halved.
+    """
+
+    def __init__(
+        self,
+        networks: list[Network],
+        device: torch.device,
+        *,
+        batch: int,
+        fp32: bool,
+        temperature: float = 1.0,
+    ) -> None:
+        self.networks = [network.to(device).eval() for network in networks]
+        self.device = device
+        self.batch = 1 if device.type == "cpu" else batch
+        self.half = half_precision(device) and not fp32
+        self.temperature = temperature
+
+    def __call__(self, rgb_BYX3: npt.NDArray[np.uint8], /) -> npt.NDArray[np.float32]:
+        """Probabilities (F, B, Y, X) float32 for uint8 RGB patches (B, Y, X, 3).
+
+        Raises:
+            DeviceError: not even one patch fits into the device's memory.
+        """
+        count, height, width, _ = rgb_BYX3.shape
+        prob_FBYX = np.empty((len(self.networks), count, height, width), np.float32)
+        start = 0
+        while start < count:
+            some = slice(start, min(start + self.batch, count))
+            try:
+                prob_FBYX[:, some] = self._forward(rgb_BYX3[some])
+            except torch.OutOfMemoryError as error:
+                self._halve(error)
+                continue
+            start = some.stop
+        return prob_FBYX
+
+    def _halve(self, error: Exception) -> None:
+        if self.batch == 1:
+            msg = f"one patch does not fit into the memory of {self.device}: free it, or use --device cpu"
+            raise DeviceError(msg) from error
+        self.batch //= 2
+        log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch)
+        torch.cuda.empty_cache()
+
+    def _forward(self, rgb_BYX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            rgb = torch.from_numpy(np.ascontiguousarray(rgb_BYX3)).to(self.device).permute(0, 3, 1, 2)
+            folds = [torch.sigmoid(network(rgb) / self.temperature) for network in self.networks]
+            return cast("npt.NDArray[np.float32]", torch.stack(folds).cpu().numpy())
+
+
+def load_ensemble(
+    folder: Path, *, device: str = "auto", batch: int = 1, fp32: bool = False, folds: int | None = None
+) -> TorchPredictor:
+    """The predictor of a bundle; its weights' hashes are checked before they are used.
+
+    Args:
+        folder: the bundle's folder.
+        device: see ``choose_device``.
+        batch: patches per forward pass on a GPU.
+        fp32: never use bfloat16.
+        folds: use only the first so many folds.
+
+    Raises:
+        BundleError: the bundle is damaged. DeviceError: the device is not there.
+    """
+    spec = load_spec(folder)
+    verify_files(folder, spec)
+    networks = [_fold(spec, folder / fold.file) for fold in spec.folds[:folds]]
+    return TorchPredictor(
+        networks, choose_device(device), batch=batch, fp32=fp32, temperature=spec.temperature
+    )
+
+
+def _fold(spec: BundleSpec, path: Path) -> Network:
+    network = build_network(spec.encoder, mean=spec.mean, std=spec.std)
+    load_fold(network, path)
+    return network
+
