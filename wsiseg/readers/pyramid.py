@@ -1,0 +1,197 @@
+"""One way to read for every library: choose the level, map the box, resample once.
+
+The law kept here: a pixel does not depend on the box it was read with. Let callers use
+boxes whose corners are whole multiples of ``LATTICE`` output pixels and whole level-0
+pixels (``Scale.snapped``). Where a level's downsample is a power of two and reads are exact,
+all of Pillow's numbers are dyadic and so exact, hence independent of where a crop begins.
+Elsewhere each ``LATTICE`` square is read and resampled by itself, so that equal squares see
+equal numbers.
+"""
+
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiseg.errors import SlideOpenError, SlideReadError
+from wsiseg.geometry import L0, Box
+from wsiseg.readers.levels import Level, Levels, OpenLevels, Raw
+from wsiseg.resample import SUPPORT, Kernel, resize
+from wsiseg.slide import SlideInfo
+
+__all__ = ["LATTICE", "PyramidSlide", "downsamples"]
+
+LATTICE = 128
+"""Output pixels: boxes on multiples of it get the same bits where they overlap."""
+CELL_EXACT = 1024
+"""Output pixels read at once where any cutting gives the same bits: a bound on memory."""
+SOURCE_PX = 4096
+"""Level pixels read at once, along one axis: a bound on memory when shrinking much."""
+TOLERANCE = 1.01
+"""A level this much coarser than asked for still serves."""
+
+
+def downsamples(levels: tuple[Level, ...]) -> tuple[tuple[float, float], ...]:
+    """Level-0 pixels per pixel of each level, along x and y.
+
+    Levels are made by a whole factor and cut to whole pixels: where that explains a level's
+    size to within one pixel, the factor is that whole number; elsewhere the ratio of sizes.
+
+    >>> downsamples((Level(4443, 3567), Level(2221, 1783)))
+    ((1.0, 1.0), (2.0, 2.0))
+    """
+    first = levels[0]
+    return tuple(_downsample(first, level) for level in levels)
+
+
+def _downsample(first: Level, level: Level) -> tuple[float, float]:
+    x, y = first.width / level.width, first.height / level.height
+    mean = (x + y) / 2
+    for whole in (2 ** max(0, round(math.log2(mean))), round(mean)):
+        if abs(first.width / whole - level.width) <= 1 and abs(first.height / whole - level.height) <= 1:
+            return float(whole), float(whole)
+    return x, y
+
+
+class PyramidSlide:
+    """A slide of levels, read through one library; satisfies ``wsiseg.slide.Slide``.
+
+    Several threads may read at once. It refuses to be pickled.
+    """
+
+    def __init__(
+        self, path: Path, levels: Levels, info: SlideInfo, *, reopen: OpenLevels, kernel: Kernel
+    ) -> None:
+        self._path = path
+        self._levels = levels
+        self._info = info
+        self._reopen = reopen
+        self._kernel = kernel
+        self._sizes = levels.facts.levels
+        self._downsamples = downsamples(self._sizes)
+        self._lock = threading.Lock()
+
+    @property
+    def info(self) -> SlideInfo:
+        """The slide's facts."""
+        return self._info
+
+    def read(self, box: Box[L0], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """The pixels of a level-0 box, resampled once to ``size`` = (height, width).
+
+        Returns (Y, X, 3) uint8 RGB, white wherever there is no slide. The level is the
+        coarsest that is not coarser than asked for.
+
+        Raises:
+            SlideReadError: a part of the box cannot be decoded; names slide and region.
+        """
+        height, width = size
+        out_YX3 = np.full((height, width, 3), 255, np.uint8)
+        if not (box and out_YX3.size):
+            return out_YX3
+        step_x, step_y = box.w / width, box.h / height
+        level = self._best_level(min(step_x, step_y))
+        side = self._cell_side(level, max(step_x, step_y))
+        for rows, columns in _cells(size, side):
+            left, right = box.x + columns.start * step_x, box.x + columns.stop * step_x
+            top, bottom = box.y + rows.start * step_y, box.y + rows.stop * step_y
+            cell = out_YX3[rows, columns]
+            self._fill(cell, level, (left, top, right, bottom))
+        return out_YX3
+
+    def close(self) -> None:
+        """Give the file back; the slide cannot be read any more."""
+        self._levels.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        msg = f"{self._info.name} is an open slide and cannot be pickled: send its path and open it there"
+        raise TypeError(msg)
+
+    def _best_level(self, step: float) -> int:
+        fits = [n for n, (x, y) in enumerate(self._downsamples) if max(x, y) <= step * TOLERANCE]
+        return max(fits, key=lambda n: self._downsamples[n], default=0)
+
+    def _cell_side(self, level: int, step: float) -> int:
+        """How many output pixels to read at once; the same for one level and step."""
+        x, y = self._downsamples[level]
+        exact = self._sizes[level].whole and x == y and math.frexp(x)[0] == 0.5  # noqa: PLR2004 - 2**n
+        side = CELL_EXACT if exact else LATTICE
+        while side > 1 and side * step / min(x, y) > SOURCE_PX:
+            side //= 2
+        return side
+
+    def _fill(
+        self, cell_YX3: npt.NDArray[np.uint8], level: int, where: tuple[float, float, float, float]
+    ) -> None:
+        """Write the level-0 rectangle ``left, top, right, bottom`` into a cell of the output."""
+        x_step, y_step = self._downsamples[level]
+        left, right = where[0] / x_step, where[2] / x_step
+        top, bottom = where[1] / y_step, where[3] / y_step
+        height, width = cell_YX3.shape[:2]
+        pad = 1 + math.ceil(SUPPORT[self._kernel] * max(1, (right - left) / width, (bottom - top) / height))
+        x, y = math.floor(left) - pad, math.floor(top) - pad
+        crop: Box[L0] = Box(x, y, math.ceil(right) + pad - x, math.ceil(bottom) + pad - y)
+        inside = crop & Box(0, 0, self._sizes[level].width, self._sizes[level].height)
+        if not inside:
+            return
+        raw = self._read_level(level, (inside.x, inside.y, inside.w, inside.h))
+        source_YX3 = raw.pixels
+        if inside != crop:
+            source_YX3 = np.full((crop.h, crop.w, 3), 255, np.uint8)
+            source_YX3[inside.within(crop)] = raw.pixels
+        x_shift, y_shift = x + raw.dx, y + raw.dy
+        part = (left - x_shift, top - y_shift, right - x_shift, bottom - y_shift)
+        cell_YX3[:] = resize(source_YX3, (height, width), kernel=self._kernel, box=part)
+
+    def _read_level(self, level: int, box: tuple[int, int, int, int]) -> Raw:
+        """Read once, and once more with a fresh handle: after one error OpenSlide's is dead."""
+        levels = self._levels
+        try:
+            return levels.read_level(level, box)
+        except levels.foreign:
+            fresh = self._fresh(levels, level, box)
+        try:
+            return fresh.read_level(level, box)
+        except fresh.foreign as error:
+            raise SlideReadError(self._undecodable(level, box, error)) from error
+
+    def _fresh(self, dead: Levels, level: int, box: tuple[int, int, int, int]) -> Levels:
+        """Another handle in place of a dead one, unless another thread has put it there."""
+        with self._lock:
+            if self._levels is dead:
+                try:
+                    self._levels = self._reopen(self._path)
+                except SlideOpenError as error:
+                    raise SlideReadError(self._undecodable(level, box, error)) from error
+            return self._levels
+
+    def _undecodable(self, level: int, box: tuple[int, int, int, int], error: Exception) -> str:
+        x_step, y_step = self._downsamples[level]
+        x, y, w, h = (
+            round(side * step) for side, step in zip(box, (x_step, y_step, x_step, y_step), strict=True)
+        )
+        return (
+            f"{self._info.name}: the region x={x} y={y} w={w} h={h} (level-0 pixels, level {level}) "
+            f"cannot be decoded ({error}); the file is damaged or incomplete: copy or scan it again"
+        )
+
+
+def _cells(size: tuple[int, int], side: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the ``(rows, columns)`` of squares that partition an output of ``size``."""
+    height, width = size
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            yield slice(y, min(y + side, height)), slice(x, min(x + side, width))
