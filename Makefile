@@ -52,5 +52,5 @@ define venv-with
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsiseg needs Python 3.11 or newer, this is %s: make PYTHON=python3.12 ..." % sys.version.split()[0] or 0)'
 @$(PYTHON) -m venv $(VENV)
 @echo "Installing into $(VENV) (the first time this fetches PyTorch: some minutes)"
-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '$(1)'
+@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '$(1)'
 endef

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 import urllib.request
 from pathlib import Path
 
@@ -40,11 +41,12 @@ def main() -> int:
     given = parser.parse_args()
     slide = Path(given.slide).expanduser() if given.slide else example_slide()
     say(f"segmenting {slide}")
+    began = time.time()
     code = segment(slide, given.options)
     if code != 0:
         say(f"wsiseg ended with exit code {code}; its message is above")
         return code
-    return name_results()
+    return name_results(began)
 
 
 def say(sentence: str) -> None:
@@ -113,13 +115,14 @@ def segment(slide: Path, options: list[str]) -> int:
     return code if code >= 0 else 128 - code  # killed by a signal: as a shell says it
 
 
-def name_results() -> int:
-    """Name the newest GeoJSON under the output folder and the overview beside it."""
-    written = sorted(OUTPUT.glob("*/tumor.geojson*"), key=lambda path: path.stat().st_mtime)
-    if not written or not (overview := written[-1].with_name("overview.png")).is_file():
-        say(f"wsiseg reported success, but a tumor.geojson or overview.png is missing under {OUTPUT}")
+def name_results(began: float) -> int:
+    """Name the GeoJSON written since ``began`` (seconds since the epoch) and the overview beside it."""
+    coarse = 2  # seconds: the coarsest clock of a file system
+    found = [path for path in OUTPUT.glob("*/tumor.geojson*") if path.stat().st_mtime >= began - coarse]
+    if not found or not (overview := found[0].with_name("overview.png")).is_file():
+        say(f"wsiseg reported success, but wrote no tumor.geojson with an overview.png under {OUTPUT}")
         return 1
-    print(f"\nFor QuPath: {written[-1]}\nTo look at: {overview}")
+    print(f"\nFor QuPath: {found[0]}\nTo look at: {overview}")
     return 0
 
 
