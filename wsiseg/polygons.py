@@ -1,0 +1,223 @@
+# ruff: noqa: N815 -- an array's name ends in its axes, in a dataclass too
+"""From a probability map to tumour regions: outline each block, join the blocks, tidy up.
+
+All geometry is in canvas pixels. Outlines run on pixel edges and are exact: the area of a
+polygon is its pixel count, and the joined outlines of the blocks are the outline of the
+whole, vertex by vertex, whatever the block size and the order in which blocks arrive. Only
+``tidy`` and ``within_budget`` give up exactness, and they come last.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from scipy import ndimage
+
+from wsiseg.errors import UsageError
+from wsiseg.rings import Ints, Polygons, corners, polygons_of, ragged, spliced
+
+__all__ = ["Regions", "join", "outline", "threshold_u8", "tidy", "within_budget"]
+
+LEVELS = 255
+"""A stored probability or disagreement is round(value × LEVELS)."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regions:
+    """Tumour regions of a slide or of a block, one row each.
+
+    Attributes:
+        polygons_N: shapely Polygons in canvas pixels.
+        area_px_N: the pixels of the mask in each, before anything was filled or simplified.
+        mean_prob_N: the mean tumour probability over these pixels, 0 to 1.
+        spread_N: the mean disagreement of the folds (standard deviation) over them, 0 to 1.
+    """
+
+    polygons_N: Polygons
+    area_px_N: Ints
+    mean_prob_N: Floats
+    spread_N: Floats
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.polygons_N), len(self.area_px_N), len(self.mean_prob_N), len(self.spread_N)}
+        assert len(lengths) == 1, f"columns of different lengths: {lengths}"
+
+    def __len__(self) -> int:
+        """The number of regions."""
+        return len(self.polygons_N)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as flat arrays: a tenth of the time and a third of the bytes of single polygons."""
+        xy, rings, polygons = ragged(self.polygons_N)
+        whole = xy.astype(np.int32)
+        flat = whole if np.array_equal(whole, xy) else xy
+        return _unpacked, (flat, rings, polygons, self.area_px_N, self.mean_prob_N, self.spread_N)
+
+    @property
+    def vertices(self) -> int:
+        """The number of vertices of all polygons; a ring's repeated last one is counted."""
+        return int(shapely.get_num_coordinates(self.polygons_N).sum())
+
+    def take(self, index: npt.NDArray[np.integer | np.bool_]) -> "Regions":
+        """The regions at these places, or where the mask is true."""
+        return Regions(
+            self.polygons_N[index], self.area_px_N[index], self.mean_prob_N[index], self.spread_N[index]
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Iterable["Regions"]) -> "Regions":
+        """All regions of ``parts``, in their order; no part at all gives no region."""
+        every = [cls(np.empty(0, object), np.empty(0, np.int64), np.empty(0), np.empty(0)), *parts]
+        return cls(
+            np.concatenate([p.polygons_N for p in every]),
+            np.concatenate([p.area_px_N for p in every]),
+            np.concatenate([p.mean_prob_N for p in every]),
+            np.concatenate([p.spread_N for p in every]),
+        )
+
+
+def _unpacked(xy: npt.NDArray[Any], rings: Ints, polygons: Ints, area: Ints, *means: Floats) -> Regions:
+    """Undo ``Regions.__reduce__``."""
+    if len(area) == 0:
+        return Regions.concatenate([])
+    built = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy.astype(np.float64), (rings, polygons))
+    return Regions(built, area, *means)
+
+
+def threshold_u8(threshold: float) -> int:
+    """The smallest stored value that means a probability of at least ``threshold``.
+
+    >>> [threshold_u8(t) for t in (0.001, 0.2, 0.5, 1.0)]
+    [1, 51, 128, 255]
+
+    Raises:
+        UsageError: the threshold is not in (0, 1].
+    """
+    if not 0 < threshold <= 1:
+        msg = f"a threshold of {threshold} makes no sense: give a probability above 0 and up to 1"
+        raise UsageError(msg)
+    return int(np.searchsorted(np.arange(LEVELS + 1) / LEVELS, threshold))
+
+
+def outline(
+    prob_YX: npt.NDArray[np.uint8], spread_YX: npt.NDArray[np.uint8], *, threshold_u8: int, x: int, y: int
+) -> Regions:
+    """The 4-connected regions with ``prob_YX >= threshold_u8`` of a block at canvas pixel (x, y).
+
+    Both maps hold round(value × 255). Outlines run exactly on pixel edges, holes included;
+    regions are sorted by their topmost-leftmost vertex.
+
+    >>> square = np.full((2, 3), 255, np.uint8)
+    >>> outline(square, square, threshold_u8=128, x=10, y=0).polygons_N[0].wkt
+    'POLYGON ((10 0, 13 0, 13 2, 10 2, 10 0))'
+    """
+    label_YX, count = ndimage.label(prob_YX >= threshold_u8)
+    polygons, label_N = polygons_of(corners(label_YX, x, y))
+    inside = label_YX > 0
+    label = label_YX[inside]
+    area_N = np.bincount(label, minlength=count + 1)[label_N].astype(np.int64)
+
+    def mean(stored_YX: npt.NDArray[np.uint8]) -> Floats:
+        return _mean(_totals(label, stored_YX[inside], count + 1)[label_N], area_N)
+
+    return Regions(polygons, area_N, mean(prob_YX), mean(spread_YX))
+
+
+def _totals(group_N: npt.NDArray[np.integer], value_N: npt.NDArray[Any], count: int) -> Floats:
+    """The sum of each group's values; exact for whole numbers below 2^53."""
+    return np.bincount(group_N, weights=value_N.astype(np.float64), minlength=count).astype(np.float64)
+
+
+def _mean(sum_N: Floats, area_N: Ints) -> Floats:
+    """Means 0 to 1 from sums of stored values."""
+    return sum_N / (area_N * LEVELS)
+
+
+def _sum(mean_N: Floats, area_N: Ints) -> Floats:
+    """The sums of stored values, whole numbers, back from their means: exact below 10^14."""
+    return np.rint(mean_N * (area_N * LEVELS))
+
+
+def join(parts: Iterable[Regions], chunk: int) -> Regions:
+    """The outline of the whole from the outlines of its blocks, bit by bit the same.
+
+    Block corners lie at multiples of ``chunk``. Only regions with an edge on such a line are
+    touched: those that share one become one region, areas summed, means weighted by area; a
+    shared corner joins nothing. The order of ``parts`` changes nothing, and parts may
+    themselves have been joined. They must not overlap nor have been simplified.
+    """
+    whole = Regions.concatenate(parts)
+    polygons, owner_M, owner_N = spliced(whole.polygons_N, chunk)
+    loose = whole.take(owner_N < 0)
+    met = whole.take(owner_N >= 0)
+
+    def total(value_N: npt.NDArray[Any]) -> Floats:
+        return _totals(owner_N[owner_N >= 0], value_N, len(whole) + 1)[owner_M]
+
+    area_M = total(met.area_px_N).astype(np.int64)
+    prob_M = _mean(total(_sum(met.mean_prob_N, met.area_px_N)), area_M)
+    spread_M = _mean(total(_sum(met.spread_N, met.area_px_N)), area_M)
+    every = Regions.concatenate([loose, Regions(polygons, area_M, prob_M, spread_M)])
+    xy, rings, first = ragged(every.polygons_N)
+    corner = xy[rings[first[:-1]]]
+    return every.take(np.lexsort((corner[:, 0], corner[:, 1])))
+
+
+def tidy(regions: Regions, *, min_area_px: float, min_hole_px: float, simplify_px: float) -> Regions:
+    """Fill holes under ``min_hole_px``, drop regions under ``min_area_px``, then simplify.
+
+    A region is judged by its area with the small holes filled: the polygon that is seen.
+    ``area_px_N`` and the means stay those of the mask's own pixels.
+    """
+    filled = _without_holes_under(regions.polygons_N, min_hole_px)
+    kept = shapely.area(filled) >= min_area_px
+    left = regions.take(kept)
+    polygons = _simplified(filled[kept], simplify_px)
+    return Regions(polygons, left.area_px_N, left.mean_prob_N, left.spread_N)
+
+
+def within_budget(regions: Regions, *, simplify_px: float, max_vertices: int) -> tuple[Regions, float]:
+    """Simplify by ``simplify_px``, or by as much more as it takes to stay under ``max_vertices``.
+
+    Each try simplifies the given regions, not the last try, by √2 times as much; tries end
+    where 64 px bring no fit either. Returns the regions and the tolerance used, in canvas px.
+    """
+    tolerance = simplify_px
+    while True:
+        polygons = _simplified(regions.polygons_N, tolerance)
+        simple = Regions(polygons, regions.area_px_N, regions.mean_prob_N, regions.spread_N)
+        if simple.vertices <= max_vertices or tolerance >= 64:  # noqa: PLR2004 -- said in the docstring
+            return simple, tolerance
+        tolerance = max(tolerance * math.sqrt(2), 0.5)
+
+
+def _simplified(polygons_N: Polygons, simplify_px: float) -> Polygons:
+    """Polygons with the vertices left out that move the outline by less than ``simplify_px``.
+
+    One that would come out invalid is left as it is.
+    """
+    if simplify_px <= 0:
+        return polygons_N
+    simple = shapely.simplify(polygons_N, simplify_px, preserve_topology=True)
+    chosen: Polygons = np.where(shapely.is_valid(simple), simple, polygons_N)
+    return chosen
+
+
+def _without_holes_under(polygons_N: Polygons, min_hole_px: float) -> Polygons:
+    xy, rings, polygons = ragged(polygons_N)
+    if len(polygons_N) == 0 or min_hole_px <= 0:
+        return polygons_N
+    ring_R = shapely.from_ragged_array(
+        shapely.GeometryType.POLYGON, xy, (rings, np.arange(len(rings), dtype=np.int64))
+    )
+    keep = shapely.area(ring_R) >= min_hole_px
+    keep[polygons[:-1]] = True
+    owner = np.repeat(np.arange(len(polygons_N)), np.diff(polygons))
+    rings_R = shapely.get_exterior_ring(ring_R[keep])
+    return np.asarray(shapely.polygons(rings_R, indices=owner[keep]), object)

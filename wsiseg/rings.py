@@ -1,0 +1,283 @@
+# ruff: noqa: N815 -- an array's name ends in its axes, in a dataclass too
+"""Boundaries of pixel regions as rings of corners: whole numbers in, exact polygons out.
+
+Pixel (x, y) covers the square from (x, y) to (x + 1, y + 1); x grows rightwards, y downwards.
+Every boundary is walked with the region on the right hand as one looks at the screen: shells
+then have a positive shoelace sum and holes a negative one, which is what RFC 7946 asks for.
+
+A region is 4-connected. Where it touches itself at a corner, the rings are paired around the
+background, so that no ring visits a point twice (a valid polygon); where two regions touch at
+a corner, around the foreground, so that they stay apart. This pairing is the only valid one,
+hence a region has exactly one outline, however it was put together.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from scipy import sparse
+from scipy.sparse import csgraph
+
+__all__ = ["Corners", "Ints", "Polygons", "corners", "polygons_of", "ragged", "spliced"]
+
+Ints = npt.NDArray[np.int64]
+Polygons = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True, slots=True)
+class Corners:
+    """The corners of closed rings, sorted by (y, x): where, which comes next, whose ring it is."""
+
+    x_N: Ints
+    y_N: Ints
+    next_N: Ints
+    owner_N: Ints
+
+
+def corners(label_YX: npt.NDArray[np.integer], left: int, top: int) -> Corners:
+    """The corners of every region's boundary in a block at pixel (left, top).
+
+    A region is one non-zero label, 4-connected.
+
+    A boundary runs straight between two corners, and the corners of one row, taken in pairs,
+    are the ends of its horizontal runs; likewise the columns. Each corner ends one run of
+    either kind, so the runs alone say which corner follows which.
+    """
+    label = np.pad(label_YX, 1)
+    inside = label > 0
+    across, down = inside[:-1] ^ inside[1:], inside[:, :-1] ^ inside[:, 1:]
+    turn = across[:, :-1] ^ across[:, 1:]
+    saddle = across[:, :-1] & across[:, 1:] & down[:-1] & down[1:]
+    at = np.flatnonzero(turn | saddle)
+    twice = saddle.ravel()[at]
+    vertex = np.repeat(at, 1 + twice)
+    y_N, x_N = np.divmod(vertex, turn.shape[1])
+
+    west, east = np.arange(0, len(vertex), 2), np.arange(1, len(vertex), 2)
+    above, below = label[y_N[west], x_N[west] + 1], label[y_N[west] + 1, x_N[west] + 1]
+    owner_N = np.repeat(np.maximum(above, below).astype(np.int64), 2)
+    next_N = np.empty(len(vertex), np.int64)
+    _link(next_N, west, east, below > 0)
+
+    column = np.arange(len(vertex))
+    first = np.flatnonzero(np.repeat(twice, 1 + twice))[::2]
+    _pair_saddles(column, first, label, (y_N[first], x_N[first]))
+    narrow = x_N.astype(np.min_scalar_type(turn.shape[1]))
+    column = column[np.argsort(narrow, kind="stable")]
+    north, south = column[0::2], column[1::2]
+    _link(next_N, north, south, label[y_N[north] + 1, x_N[north]] > 0)
+    return Corners(x_N + left, y_N + top, next_N, owner_N)
+
+
+def _link(next_N: Ints, start: Ints, end: Ints, forward: npt.NDArray[np.bool_]) -> None:
+    """Write runs from ``start`` to ``end``, or back where not ``forward``, into ``next_N``."""
+    next_N[np.where(forward, start, end)] = np.where(forward, end, start)
+
+
+def _pair_saddles(column: Ints, first: Ints, label: npt.NDArray[np.integer], at: tuple[Ints, Ints]) -> None:
+    """Swap the two corners of a saddle in ``column`` where the second, eastern one goes up.
+
+    ``at`` is the saddles' vertex (y, x), which is also the pixel north-west of it in the
+    padded ``label``.
+    """
+    y, x = at
+    north_west = label[y, x]
+    falling = north_west > 0
+    one = np.where(falling, north_west, label[y, x + 1])
+    other = np.where(falling, label[y + 1, x + 1], label[y + 1, x])
+    swap = first[falling == (one == other)]
+    column[swap], column[swap + 1] = swap + 1, swap
+
+
+def polygons_of(corners: Corners) -> tuple[Polygons, Ints]:
+    """One polygon per owner, and the owners, sorted by the polygons' first vertex (y, x).
+
+    A ring starts at its topmost-leftmost vertex; the holes follow the shell sorted by theirs.
+    Corners that lie on a straight line are left out.
+    """
+    n = len(corners.x_N)
+    if n == 0:
+        return np.empty(0, object), np.empty(0, np.int64)
+    count, ring_N = csgraph.connected_components(_successors(corners.next_N), connection="strong")
+    first_R = _first(ring_N, count)
+    owner_R = corners.owner_N[first_R]
+    first_O = _first(corners.owner_N, int(corners.owner_N.max()) + 1)
+    by_polygon = np.lexsort((first_R, first_O[owner_R]))
+    order = _walk(corners.next_N, first_R[by_polygon])
+    length_R = np.bincount(ring_N, minlength=count)[by_polygon]
+
+    x, y = corners.x_N[order], corners.y_N[order]
+    start = _offsets(length_R)
+    corner = _corners_of(x, start)
+    length_R = np.add.reduceat(corner.astype(np.int64), start[:-1])
+    start = _offsets(length_R)
+    xy = np.stack([x[corner], y[corner]], axis=1).astype(np.float64)
+    closed = np.insert(xy, start[1:], xy[start[:-1]], axis=0)
+
+    owner_R = owner_R[by_polygon]
+    shell = np.flatnonzero(np.diff(owner_R, prepend=-1))
+    rings = (start + np.arange(count + 1), np.append(shell, count))
+    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, closed, rings), owner_R[shell]
+
+
+def _successors(next_N: Ints) -> sparse.csr_array:
+    """The graph with one edge from every corner to the next."""
+    n = len(next_N)
+    return sparse.csr_array((np.ones(n, np.int8), next_N.astype(np.int32), np.arange(n + 1, dtype=np.int32)))
+
+
+def _first(group_N: npt.NDArray[np.integer], count: int) -> Ints:
+    """The smallest index at which each group occurs.
+
+    >>> _first(np.array([1, 0, 1, 0]), 2).tolist()
+    [1, 0]
+    """
+    first = np.zeros(count, np.int64)
+    index = np.arange(len(group_N))[::-1]
+    first[group_N[::-1]] = index  # the last write stays
+    return first
+
+
+def _walk(next_N: Ints, heads: Ints) -> Ints:
+    """All corners, ring after ring from each ring's head: the rings, cut open, are one long path."""
+    before = np.empty_like(next_N)
+    before[next_N] = np.arange(len(next_N))
+    path = next_N.copy()
+    path[before[heads[:-1]]] = heads[1:]
+    path[before[heads[-1]]] = heads[0]
+    order = csgraph.breadth_first_order(_successors(path), int(heads[0]), return_predecessors=False)
+    return np.asarray(order, np.int64)
+
+
+def _offsets(length: Ints) -> Ints:
+    """Where each of several runs begins, and where the last one ends.
+
+    >>> _offsets(np.array([4, 6])).tolist()
+    [0, 4, 10]
+    """
+    return np.concatenate([[0], np.cumsum(length)])
+
+
+def _corners_of(x: Ints, start: Ints) -> npt.NDArray[np.bool_]:
+    """Which vertices of axis-parallel rings turn: one edge upright, the other not."""
+    before = np.arange(-1, len(x) - 1)
+    before[start[:-1]] = start[1:] - 1
+    after = np.arange(1, len(x) + 1)
+    after[start[1:] - 1] = start[:-1]
+    upright = x == x[before]
+    turns: npt.NDArray[np.bool_] = upright != upright[after]
+    return turns
+
+
+def ragged(polygons_N: Polygons) -> tuple[npt.NDArray[np.float64], Ints, Ints]:
+    """Coordinates (V, 2), where each ring begins among them, where each polygon begins among the rings."""
+    if len(polygons_N) == 0:
+        return np.empty((0, 2)), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    _, xy, (rings, polygons) = shapely.to_ragged_array(polygons_N, include_z=False)
+    return xy, rings.astype(np.int64), polygons.astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    """Directed axis-parallel edges, each of one part; whole pixels."""
+
+    x_E: Ints
+    y_E: Ints
+    to_x_E: Ints
+    to_y_E: Ints
+    part_E: Ints
+
+    def __getitem__(self, index: npt.NDArray[np.integer | np.bool_]) -> "_Edges":
+        return _Edges(*(a[index] for a in self._all()))
+
+    def __add__(self, other: "_Edges") -> "_Edges":
+        return _Edges(*map(np.concatenate, zip(self._all(), other._all(), strict=True)))
+
+    def _all(self) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+        return self.x_E, self.y_E, self.to_x_E, self.to_y_E, self.part_E
+
+
+def spliced(polygons_N: Polygons, chunk: int) -> tuple[Polygons, Ints, Ints]:
+    """Join polygons that share an edge on a line x or y = k × ``chunk``.
+
+    Both sides of such a line walk their common edge, in opposite directions: these edges
+    cancel, and what is left is the boundary of the union.
+
+    Returns the polygons of those that have an edge on a line, the owner of each, and the
+    owner of every input: -1 for those that have none and are not among the output.
+    """
+    edges = _edges(polygons_N)
+    upright = edges.x_E == edges.to_x_E
+    seam = np.where(upright, edges.x_E, edges.y_E) % chunk == 0
+    touching = np.zeros(len(polygons_N), np.bool_)
+    touching[edges.part_E[seam]] = True
+    rest, links = _cancelled(edges[seam])
+    graph = sparse.coo_array((np.ones(len(links[0]), np.int8), links), shape=2 * (len(polygons_N),))
+    _, owner_N = csgraph.connected_components(graph, directed=False)
+    left = edges[~seam & touching[edges.part_E]] + rest
+    polygons, owners = polygons_of(_chained(left, owner_N.astype(np.int64)))
+    return polygons, owners, np.where(touching, owner_N, -1)
+
+
+def _edges(polygons_N: Polygons) -> _Edges:
+    xy, rings, polygons = ragged(polygons_N)
+    vertex = np.rint(xy).astype(np.int64)
+    part = np.repeat(np.arange(len(polygons_N)), np.diff(rings[polygons]))
+    inside = np.ones(len(vertex), np.bool_)
+    inside[rings[1:] - 1] = False  # a ring's last vertex is its first again: no edge leaves it
+    start = np.flatnonzero(inside)
+    (x, y), (to_x, to_y) = vertex[start].T, vertex[start + 1].T
+    return _Edges(x, y, to_x, to_y, part[start])
+
+
+def _cancelled(edges: _Edges) -> tuple[_Edges, tuple[Ints, Ints]]:
+    """Edges on seams, cut where another one ends, less those walked both ways; and who walked those."""
+    upright = edges.x_E == edges.to_x_E
+    line = np.where(upright, edges.x_E, edges.y_E) * 2 + upright
+    start, end = np.where(upright, (edges.y_E, edges.to_y_E), (edges.x_E, edges.to_x_E))
+    span = int(max(start.max(initial=0), end.max(initial=0))) + 1
+    low, high = line * span + np.minimum(start, end), line * span + np.maximum(start, end)
+    cuts = np.unique(np.concatenate([low, high]))
+    begin, pieces = np.searchsorted(cuts, low), np.searchsorted(cuts, high) - np.searchsorted(cuts, low)
+    edge = np.repeat(np.arange(len(low)), pieces)
+    piece = np.arange(len(edge)) - np.repeat(_offsets(pieces)[:-1] - begin, pieces)
+
+    by_place = np.argsort(piece, kind="stable")
+    both = np.flatnonzero(piece[by_place][:-1] == piece[by_place][1:])
+    one, other = by_place[both], by_place[both + 1]
+    single = np.ones(len(edge), np.bool_)
+    single[one] = single[other] = False
+
+    edge_S, cut_S = edge[single], cuts[np.stack([piece[single], piece[single] + 1])] % span
+    near, far = np.where((start < end)[edge_S], cut_S, cut_S[::-1])
+    stand, at = upright[edge_S], line[edge_S] // 2
+    rest = _Edges(
+        np.where(stand, at, near),
+        np.where(stand, near, at),
+        np.where(stand, at, far),
+        np.where(stand, far, at),
+        edges.part_E[edge_S],
+    )
+    return rest, (edges.part_E[edge[one]], edges.part_E[edge[other]])
+
+
+def _chained(edges: _Edges, owner_N: Ints) -> Corners:
+    """Find the edge that follows each: the leftmost of the same owner, which is around the background."""
+    edges = edges[np.lexsort((edges.x_E, edges.y_E))]
+    owner_E = owner_N[edges.part_E]
+    # east, south, west, north = 0, 1, 2, 3; left of a direction is the one before it
+    step_x, step_y = np.sign(edges.to_x_E - edges.x_E), np.sign(edges.to_y_E - edges.y_E)
+    way_E = np.where(step_y == 0, 1 - step_x, 2 - step_y)
+    width, height = int(edges.x_E.max(initial=0)) + 1, int(edges.y_E.max(initial=0)) + 1
+    place = 4 * ((owner_E * height + edges.y_E) * width + edges.x_E) + way_E
+    by_place = np.argsort(place)
+    place = place[by_place]
+    end = 4 * ((owner_E * height + edges.to_y_E) * width + edges.to_x_E)
+    next_E = np.full(len(place), -1, np.int64)
+    for turn in (1, 0, -1):  # right, straight, left: the last one found stays
+        wanted = end + (way_E + turn) % 4
+        found = np.minimum(np.searchsorted(place, wanted), len(place) - 1)
+        next_E = np.where(place[found] == wanted, by_place[found], next_E)
+    assert (next_E >= 0).all(), "an outline is not closed: parts overlap or were simplified"
+    return Corners(edges.x_E, edges.y_E, next_E, owner_E)
