@@ -1,0 +1,223 @@
+import math
+import pickle
+from collections.abc import Iterator
+from random import Random
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import numpy.typing as npt
+import pytest
+import shapely
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from wsiseg.errors import UsageError
+from wsiseg.polygons import Regions, join, outline, threshold_u8, tidy, within_budget
+
+Map = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=13))
+blobs = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=5)).map(
+    lambda mask: np.kron(mask, np.ones((3, 3), np.bool_))
+)
+chunks = st.sampled_from([1, 2, 3, 4, 5, 7, 16])
+
+
+def drawn(text: str) -> Mask:
+    return np.array([[sign == "#" for sign in line] for line in text.split()])
+
+
+HARD = {
+    "a corner of the region touches another one of it around the background": "##### #...# #.### #..#. .####",
+    "regions that touch only at a corner": "##.. ##.. ..## ..##",
+    "nested islands": "####### #.....# #.###.# #.#.#.# #.###.# #.....# #######",
+    "a bridge of one pixel": "##..## ###### ##..##",
+    "two holes that touch at a corner": "##### #.### ##.## #####",
+    "a hole that touches the outside at a corner": "##.# #.## ####",
+    "a chessboard": "#.#.# .#.#. #.#.# .#.#.",
+    "a ring of diagonal steps": ".#.. #.#. .#.# ..#.",
+    "nothing": "... ...",
+    "everything": "### ###",
+}
+
+
+def maps_of(mask: Mask, seed: int = 0) -> tuple[Map, Map]:
+    rng = np.random.default_rng(seed)
+    prob = np.where(mask, rng.integers(128, 256, mask.shape), rng.integers(0, 128, mask.shape))
+    return prob.astype(np.uint8), rng.integers(0, 128, mask.shape).astype(np.uint8)
+
+
+def outlined(prob: Map, spread: Map) -> Regions:
+    return outline(prob, spread, threshold_u8=128, x=0, y=0)
+
+
+def blocks(prob: Map, spread: Map, chunk: int) -> list[Regions]:
+    height, width = prob.shape
+    corners = [(y, x) for y in range(0, height, chunk) for x in range(0, width, chunk)]
+    cut = [(np.s_[y : y + chunk, x : x + chunk], y, x) for y, x in corners]
+    return [outline(prob[box], spread[box], threshold_u8=128, x=x, y=y) for box, y, x in cut]
+
+
+def bytes_of(regions: Regions) -> list[bytes]:
+    polygons = shapely.to_wkb(regions.polygons_N).tolist()
+    return [*polygons, *(a.tobytes() for a in (regions.area_px_N, regions.mean_prob_N, regions.spread_N))]
+
+
+def flooded(mask: Mask) -> Iterator[set[tuple[int, int]]]:
+    """The 4-connected regions, pixel by pixel: the slow oracle."""
+    left = set(zip(*(side.tolist() for side in np.nonzero(mask)), strict=True))
+    while left:
+        region, front = set[tuple[int, int]](), [min(left)]
+        while front:
+            y, x = front.pop()
+            if (y, x) in left:
+                left.remove((y, x))
+                region.add((y, x))
+                front += [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
+        yield region
+
+
+def filled(polygon: shapely.Polygon, shape: tuple[int, int]) -> set[tuple[int, int]]:
+    y, x = np.indices(shape)
+    return set(zip(*np.nonzero(shapely.contains_xy(polygon, x + 0.5, y + 0.5)), strict=True))
+
+
+@given(masks | blobs)
+@example(drawn(HARD["a ring of diagonal steps"]))
+def test_filling_the_outlines_gives_each_region_of_the_mask_back(mask: Mask) -> None:
+    regions = outlined(*maps_of(mask))
+    assert [filled(polygon, mask.shape) for polygon in regions.polygons_N] == list(flooded(mask))
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_masks_are_outlined_and_joined_exactly(name: str) -> None:
+    mask = drawn(HARD[name])
+    prob, spread = maps_of(mask)
+    whole = outlined(prob, spread)
+    assert [filled(polygon, mask.shape) for polygon in whole.polygons_N] == list(flooded(mask))
+    assert shapely.is_valid(whole.polygons_N).all()
+    for chunk in range(1, 6):
+        assert bytes_of(join(blocks(prob, spread, chunk), chunk)) == bytes_of(whole)
+
+
+@given(masks | blobs)
+def test_outlines_are_valid_with_the_area_of_their_pixels(mask: Mask) -> None:
+    regions = outlined(*maps_of(mask))
+    assert shapely.is_valid(regions.polygons_N).all()
+    assert shapely.area(regions.polygons_N).tolist() == regions.area_px_N.tolist()
+    assert regions.area_px_N.sum() == mask.sum()
+
+
+@given(masks | blobs)
+def test_shells_run_anticlockwise_and_holes_clockwise(mask: Mask) -> None:
+    for polygon in outlined(*maps_of(mask)).polygons_N:
+        assert polygon.exterior.is_ccw
+        assert not any(hole.is_ccw for hole in polygon.interiors)
+
+
+@given(masks, st.integers(0, 99))
+def test_means_are_those_of_a_loop_over_the_pixels(mask: Mask, seed: int) -> None:
+    prob, spread = maps_of(mask, seed)
+    regions = outlined(prob, spread)
+    for i, pixels in enumerate(flooded(mask)):
+        assert regions.mean_prob_N[i] == sum(int(prob[at]) for at in pixels) / (255 * len(pixels))
+        assert regions.spread_N[i] == sum(int(spread[at]) for at in pixels) / (255 * len(pixels))
+
+
+@given(masks | blobs, chunks, st.randoms(), st.integers(0, 99))
+def test_outlines_of_joined_blocks_are_the_outline_of_the_whole(
+    mask: Mask, chunk: int, random: Random, seed: int
+) -> None:
+    prob, spread = maps_of(mask, seed)
+    parts = blocks(prob, spread, chunk)
+    random.shuffle(parts)
+    assert bytes_of(join(parts, chunk)) == bytes_of(outlined(prob, spread))
+
+
+@given(blobs, st.sampled_from([1, 2, 3, 5]), st.integers(0, 9))
+def test_parts_may_be_joined_in_steps(mask: Mask, chunk: int, cut: int) -> None:
+    prob, spread = maps_of(mask)
+    parts = blocks(prob, spread, chunk)
+    first, second = join(parts[:cut], chunk), join(parts[cut:], chunk)
+    assert bytes_of(join([first, second], chunk)) == bytes_of(outlined(prob, spread))
+
+
+def test_regions_that_meet_at_a_corner_of_four_blocks_stay_apart() -> None:
+    prob, spread = maps_of(drawn("##.. ##.. ..## ..##"))
+    assert shapely.area(join(blocks(prob, spread, 2), 2).polygons_N).tolist() == [4, 4]
+
+
+@given(masks, st.integers(1, 255), st.integers(0, 255))
+def test_a_constant_map_gives_a_constant_mean_whatever_the_blocks(mask: Mask, prob: int, spread: int) -> None:
+    maps = [np.where(mask, value, 0).astype(np.uint8) for value in (prob, spread)]
+    parts = [
+        outline(maps[0][:, x : x + 2], maps[1][:, x : x + 2], threshold_u8=1, x=x, y=0)
+        for x in range(0, mask.shape[1], 2)
+    ]
+    regions = join(parts, 2)
+    assert set(regions.mean_prob_N) <= {prob / 255}
+    assert set(regions.spread_N) <= {spread / 255}
+
+
+def test_joining_nothing_gives_no_region() -> None:
+    assert len(join([], 7)) == 0
+    assert len(outline(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), threshold_u8=1, x=0, y=0)) == 0
+
+
+@given(masks | blobs, st.booleans())
+def test_regions_survive_a_pickle(mask: Mask, half: bool) -> None:  # noqa: FBT001 -- Hypothesis passes it
+    regions = outlined(*maps_of(mask))
+    if half:
+        moved = shapely.transform(regions.polygons_N, lambda xy: xy + 0.5)
+        regions = Regions(moved, regions.area_px_N, regions.mean_prob_N, regions.spread_N)
+    assert bytes_of(pickle.loads(pickle.dumps(regions))) == bytes_of(regions)  # noqa: S301 -- our own
+
+
+@given(st.floats(0, 1, exclude_min=True) | st.integers(1, 255).map(lambda stored: stored / 255))
+def test_a_pixel_is_tumour_when_its_stored_value_reaches_the_threshold(threshold: float) -> None:
+    lowest = threshold_u8(threshold)
+    assert all((stored >= lowest) == (stored / 255 >= threshold) for stored in range(256))
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, 1.001, math.nan])
+def test_a_threshold_that_everything_or_nothing_meets_is_refused(threshold: float) -> None:
+    with pytest.raises(UsageError, match="threshold"):
+        threshold_u8(threshold)
+
+
+@given(masks | blobs, st.integers(0, 12), st.integers(0, 12))
+def test_tidying_fills_small_holes_then_drops_small_regions(mask: Mask, min_area: int, min_hole: int) -> None:
+    regions = outlined(*maps_of(mask))
+    expected = []
+    for polygon in regions.polygons_N:
+        holes = [ring for ring in polygon.interiors if shapely.Polygon(ring).area >= min_hole]
+        whole = shapely.Polygon(polygon.exterior, holes)
+        if whole.area >= min_area:
+            expected.append(whole.wkb)
+    tidied = tidy(regions, min_area_px=min_area, min_hole_px=min_hole, simplify_px=0)
+    assert [polygon.wkb for polygon in tidied.polygons_N] == expected
+    assert set(tidied.area_px_N) <= set(regions.area_px_N)
+
+
+@given(masks | blobs, st.sampled_from([0.5, 1.0, 2.0]))
+def test_simplified_outlines_stay_valid_and_within_the_tolerance(mask: Mask, tolerance: float) -> None:
+    regions = outlined(*maps_of(mask))
+    simple = tidy(regions, min_area_px=0, min_hole_px=0, simplify_px=tolerance)
+    assert shapely.is_valid(simple.polygons_N).all()
+    assert simple.vertices <= regions.vertices
+    for before, after in zip(regions.polygons_N, simple.polygons_N, strict=True):
+        assert shapely.hausdorff_distance(before.exterior, after.exterior) <= tolerance + 1e-9
+
+
+def test_simplifying_rises_until_the_vertices_fit_the_budget() -> None:
+    y, x = np.indices((200, 200))
+    wavy = np.hypot(x - 100, y - 100) < 60 + 15 * np.sin(20 * np.arctan2(y - 100, x - 100))
+    regions = outlined(*maps_of(wavy))
+    kept, tolerance = within_budget(regions, simplify_px=1, max_vertices=10_000)
+    assert tolerance == 1
+    fitted, tolerance = within_budget(regions, simplify_px=1, max_vertices=kept.vertices // 2)
+    assert tolerance > 1
+    assert fitted.vertices <= kept.vertices // 2
+    _, last = within_budget(regions, simplify_px=0, max_vertices=3)
+    assert last >= 64
