@@ -29,7 +29,7 @@ class Canvas:
 F = TypeVar("F", L0, Canvas)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: with them Python 3.11 cannot set the generic's own attribute
 class Box(Generic[F]):
     """A half-open rectangle of whole pixels in frame ``F``.
 
@@ -66,6 +66,11 @@ class Box(Generic[F]):
             max(0, min(self.right, other.right) - x),
             max(0, min(self.bottom, other.bottom) - y),
         )
+
+    def __or__(self, other: "Box[F]") -> "Box[F]":
+        """The smallest box that holds both."""
+        x, y = min(self.x, other.x), min(self.y, other.y)
+        return Box(x, y, max(self.right, other.right) - x, max(self.bottom, other.bottom) - y)
 
     @property
     def right(self) -> int:

@@ -211,6 +211,11 @@ class TorchPredictor:
         self.half = half_precision(device) and not fp32
         self.temperature = temperature
 
+    @property
+    def numerics(self) -> str:
+        """The arithmetic in words, such as ``"cpu bfloat16"``: other arithmetic, other bits."""
+        return f"{self.device.type} {'bfloat16' if self.half else 'float32'}"
+
     def __call__(self, rgb_BYX3: npt.NDArray[np.uint8], /) -> npt.NDArray[np.float32]:
         """Probabilities (F, B, Y, X) float32 for uint8 RGB patches (B, Y, X, 3).
 
@@ -272,4 +277,3 @@ def _fold(spec: BundleSpec, path: Path) -> Network:
     network = build_network(spec.encoder, mean=spec.mean, std=spec.std)
     load_fold(network, path)
     return network
-

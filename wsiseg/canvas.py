@@ -1,0 +1,363 @@
+"""The probability map on disk, and the ledger of what of it is done.
+
+The map is an OME-Zarr 0.5 image (NGFF 0.5, https://ngff.openmicroscopy.org/0.5/) of shape
+(2, Y, X) uint8 at canvas resolution, with a pyramid: channel 0 is the mean tumour
+probability and channel 1 the standard deviation across folds, both times 255. One block
+owns one chunk of every pyramid level, so a block is written once, by one task, without a
+lock. Level 0 is never blown up to the slide's resolution.
+
+A chunk file proves nothing by itself (a blank one is not even written): a block is done
+when its line stands in the ledger.
+"""
+
+import binascii
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.errors import BaseZarrError
+
+from wsiseg.errors import CanvasError, OutputError
+from wsiseg.geometry import Box, Canvas, Scale
+from wsiseg.grid import Block, Grid
+
+__all__ = ["CHANNELS", "Done", "Ledger", "ProbabilityMap", "differences", "halved"]
+
+Map = npt.NDArray[np.uint8]
+CHANNELS = ("tumor probability", "fold disagreement")
+LEVEL_ZERO_ENOUGH = 512
+"""The pyramid ends at the first level whose longer side is no longer than this, in pixels."""
+
+
+def halved(map_CYX: Map) -> Map:
+    """The map at half the resolution: means of 2 × 2 pixels, rounded half up, in integers.
+
+    An odd last row or column counts twice, as if the map went on with it.
+
+    >>> halved(np.array([[[0, 1, 9], [2, 3, 9]]], np.uint8)).tolist()
+    [[[2, 9]]]
+    """
+    _, height, width = map_CYX.shape
+    even = np.pad(map_CYX, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge").astype(np.uint16)
+    total = even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]
+    return ((total + 2) // 4).astype(np.uint8)
+
+
+def _depth(grid: Grid) -> int:
+    depth, side, chunk = 1, max(grid.width, grid.height), grid.chunk
+    while side > LEVEL_ZERO_ENOUGH and chunk % 2 == 0 and chunk > 2:  # noqa: PLR2004 - a chunk keeps a pixel
+        depth, side, chunk = depth + 1, -(-side // 2), chunk // 2
+    return depth
+
+
+def _multiscales(
+    name: str, scale: Scale, mpp: float, factors: list[float], *, channels: bool
+) -> dict[str, Any]:
+    """NGFF 0.5 section 3.4: physical position of pixel centres, in µm from level 0's first pixel."""
+    axes: list[dict[str, str]] = [{"name": n, "type": "space", "unit": "micrometer"} for n in "yx"]
+    lead = [1.0] if channels else []
+    datasets = []
+    for level, factor in enumerate(factors):
+        shift = [(start + factor / 2 - 0.5) * mpp for start in (scale.y, scale.x)]
+        datasets.append(
+            {
+                "path": str(level),
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": [*lead, factor * mpp, factor * mpp]},
+                    {"type": "translation", "translation": [*([0.0] if channels else []), *shift]},
+                ],
+            }
+        )
+    return {
+        "name": name,
+        "axes": [{"name": "c", "type": "channel"}, *axes] if channels else axes,
+        "datasets": datasets,
+        "type": "mean",
+    }
+
+
+_OMERO = {
+    "channels": [
+        {
+            "label": label,
+            "color": color,
+            "active": active,
+            "window": {"start": 0, "end": 255, "min": 0, "max": 255},
+        }
+        for label, color, active in zip(CHANNELS, ("C80000", "0064C8"), (True, False), strict=True)
+    ],
+    "rdefs": {"model": "color"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbabilityMap:
+    """One slide's map: a folder ``probability.zarr`` and the grid it is cut by.
+
+    Holds no open handle, so it may travel to a worker.
+    """
+
+    path: Path
+    grid: Grid
+
+    @classmethod
+    def create(cls, path: Path, grid: Grid, *, scale: Scale, mpp: float, about: dict[str, Any]) -> Self:
+        """Write the metadata of an empty map; ``mpp`` is µm per level-0 pixel.
+
+        ``about`` goes into the attributes under ``wsiseg``: whatever a reader of the map
+        should know without the manifest (JSON values).
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        factors = [scale.factor * 2**level for level in range(_depth(grid))]
+        image = _multiscales("tumor probability", scale, mpp, factors, channels=True)
+        ome = {"version": "0.5", "multiscales": [image], "omero": _OMERO}
+        cut = {"width": grid.width, "height": grid.height, "patch": grid.patch, "margin": grid.margin}
+        about = {**about, "grid": {**cut, "per_block": grid.per_block}}
+        try:
+            group = zarr.create_group(path, zarr_format=3, attributes={"ome": ome, "wsiseg": about})
+            for level in range(len(factors)):
+                size, chunk = 2**level, grid.chunk // 2**level
+                shape = (len(CHANNELS), -(-grid.height // size), -(-grid.width // size))
+                _array(group, str(level), shape, (len(CHANNELS), chunk, chunk), ("c", "y", "x"))
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return cls(path, grid)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The map in a folder, with the grid it was made by.
+
+        Raises:
+            CanvasError: there is no map of ours.
+        """
+        try:
+            attributes = zarr.open_group(path, mode="r").attrs.asdict()
+            return cls(path, Grid(**cast("dict[str, Any]", attributes["wsiseg"])["grid"]))
+        except (OSError, BaseZarrError, KeyError, TypeError, ValueError) as error:
+            msg = f"{path} is not a wsiseg probability map ({error}); segment the slide first"
+            raise CanvasError(msg) from error
+
+    def write_tissue(self, mask_YX: npt.NDArray[np.bool_], *, scale: Scale, mpp: float) -> None:
+        """Store the tissue mask as an NGFF label; ``scale.factor`` is level-0 px per mask px.
+
+        A label has as many pyramid levels as its image (NGFF 0.5 section 3.6); a coarse pixel
+        is tissue where any of it is.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        try:
+            labels = zarr.open_group(self.path, mode="r+").create_group(
+                "labels", overwrite=True, attributes={"ome": {"version": "0.5", "labels": ["tissue"]}}
+            )
+            factors = [scale.factor * 2**level for level in range(self.depth)]
+            image = _multiscales("tissue", scale, mpp, factors, channels=False)
+            colors = [{"label-value": 1, "rgba": [0, 160, 80, 96]}]
+            about = {"version": "0.5", "multiscales": [image], "image-label": {"colors": colors}}
+            group = labels.create_group("tissue", attributes={"ome": about})
+            level_YX = mask_YX.astype(np.uint8)
+            for level in range(self.depth):
+                chunk = (min(1024, level_YX.shape[0]), min(1024, level_YX.shape[1]))
+                array = _array(group, str(level), level_YX.shape, chunk, ("y", "x"))
+                array[...] = level_YX
+                level_YX = (halved(255 * level_YX[None])[0] > 0).astype(np.uint8)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def tissue(self) -> npt.NDArray[np.bool_]:
+        """The stored tissue mask (Y, X)."""
+        return np.asarray(self._array("labels/tissue/0")[...]) > 0
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What ``create`` was told."""
+        return cast("dict[str, Any]", zarr.open_group(self.path, mode="r").attrs["wsiseg"])
+
+    def write(self, block: Block, map_CYX: Map) -> str:
+        """Write a block's chunk on every pyramid level, flushed to disk; return level 0's sha256 (hex).
+
+        Raises:
+            OutputError: the disk is full or cannot be written.
+        """
+        assert map_CYX.shape == (len(CHANNELS), block.core.h, block.core.w), (
+            f"{map_CYX.shape} for {block.core}"
+        )
+        row, column = block.index
+        level_CYX = map_CYX
+        try:
+            for level in range(_depth(self.grid)):
+                chunk = self.grid.chunk // 2**level
+                rows = slice(row * chunk, row * chunk + level_CYX.shape[1])
+                columns = slice(column * chunk, column * chunk + level_CYX.shape[2])
+                self._array(str(level), "r+")[:, rows, columns] = level_CYX
+                _flush(self.path / str(level) / "c" / "0" / str(row) / str(column))
+                level_CYX = halved(level_CYX)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        return _sha256(map_CYX)
+
+    def read(self, box: Box[Canvas], level: int = 0) -> Map:
+        """The map (2, Y, X) in a box, given in the pixels of a pyramid level.
+
+        Raises:
+            CanvasError: a stored chunk is damaged (each carries a checksum).
+        """
+        try:
+            found = self._array(str(level))[:, box.y : box.bottom, box.x : box.right]
+        except (OSError, BaseZarrError, RuntimeError, ValueError) as error:
+            msg = f"{self.path} is damaged at {box} ({error}); segment the slide again with --overwrite"
+            raise CanvasError(msg) from error
+        return np.asarray(found, np.uint8)
+
+    def holds(self, block: Block, sha256: str) -> bool:
+        """Whether a block's stored chunk is intact and the one the ledger speaks of."""
+        try:
+            return _sha256(self.read(block.core)) == sha256
+        except CanvasError:
+            return False
+
+    @property
+    def depth(self) -> int:
+        """The number of pyramid levels."""
+        return _depth(self.grid)
+
+    def _array(self, name: str, mode: Any = "r") -> zarr.Array[Any]:
+        return zarr.open_array(self.path / name, mode=mode, zarr_format=3)
+
+
+def _array(
+    group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], axes: tuple[str, ...]
+) -> zarr.Array[Any]:
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks,
+        dtype="uint8",
+        fill_value=0,
+        compressors=[ZstdCodec(level=1, checksum=True)],
+        dimension_names=axes,
+    )
+
+
+def _sha256(map_CYX: Map) -> str:
+    return hashlib.sha256(np.ascontiguousarray(map_CYX).tobytes()).hexdigest()
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def _flush(path: Path) -> None:
+    """Flush a file and the folder entry that names it; a blank chunk has no file."""
+    for part in (path, path.parent):
+        if part.exists():
+            handle = os.open(part, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One line of the ledger: a block, the hash of its chunk, and what it took."""
+
+    row: int
+    column: int
+    sha256: str
+    patches: int
+
+
+class Ledger:
+    """The list of finished blocks: appended, checksummed and flushed line by line.
+
+    The first line holds the job's settings, so that blocks of other settings are never mistaken for
+    this one's. A line cut short by a crash is dropped when the ledger is next opened.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
+        """Begin the ledger of a job, or go on with it.
+
+        Raises:
+            CanvasError: the ledger was begun with other settings; names them.
+            OutputError: the file cannot be written.
+        """
+        self.path = path
+        self.done: dict[tuple[int, int], Done] = {}
+        try:
+            lines = list(_sound(path.read_bytes())) if path.exists() else []
+            self._file = path.open("ab", buffering=0)
+            self._file.truncate(sum(len(_line(line)) for line in lines))
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        if not lines:
+            self._append({"settings": dict(settings)})
+        elif different := differences(lines[0]["settings"], settings):
+            self.close()
+            msg = f"{path.parent} was begun with other settings ({different}); use --overwrite to begin anew"
+            raise CanvasError(msg)
+        for line in lines[1:]:
+            done = Done(**line)
+            self.done[done.row, done.column] = done
+
+    def add(self, done: Done) -> None:
+        """Commit a block: from here on it counts as finished.
+
+        Raises:
+            OutputError: the line cannot be written.
+        """
+        self._append({"row": done.row, "column": done.column, "sha256": done.sha256, "patches": done.patches})
+        self.done[done.row, done.column] = done
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(self, value: dict[str, Any]) -> None:
+        try:
+            left = memoryview(_line(value))
+            while left:  # a full disk may take a part before it refuses the rest
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """The names of the settings that are not the same, for a message; empty where all are.
+
+    >>> differences({"block": 2, "folds": 5}, {"block": 2, "folds": 1})
+    'folds'
+    """
+    plain = json.loads(json.dumps(dict(now)))
+    return ", ".join(name for name in sorted({*before, *plain}) if before.get(name) != plain.get(name))
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    body = json.dumps(value, separators=(",", ":")).encode()
+    return b"%s %08x\n" % (body, binascii.crc32(body))
+
+
+def _sound(text: bytes) -> Iterator[dict[str, Any]]:
+    """The lines up to the first that is cut short or damaged."""
+    for line in text.splitlines(keepends=True):
+        body, _, checksum = line.rpartition(b" ")
+        if checksum != b"%08x\n" % binascii.crc32(body):
+            return
+        yield json.loads(body)

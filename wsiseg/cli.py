@@ -1,0 +1,242 @@
+"""The command line: reads options, calls one function, prints one answer.
+
+Heavy imports stand inside the commands, so that ``--help`` is quick.
+"""
+# ruff: noqa: PLC0415 - torch, zarr and dask are loaded only by a command that needs them
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from wsiseg import __version__
+from wsiseg.cli_train import train
+from wsiseg.errors import WsisegError
+from wsiseg.options import MapOptions, PolygonOptions
+
+if TYPE_CHECKING:
+    from wsiseg.one_slide import Progress
+    from wsiseg.run import Outcome, SlideInput
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+D = TypeVar("D", MapOptions, PolygonOptions)
+
+
+class _Group(click.Group):
+    """Turns our errors into one sentence and their exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WsisegError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted; what is done stays, run the same command again to go on", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def _options(kind: type[D]) -> Callable[[click.Command], click.Command]:
+    """Give a command one option per field of a frozen value, with the help that stands there."""
+
+    def add(command: click.Command) -> click.Command:
+        for field in dataclasses.fields(kind):
+            about: Mapping[str, Any] = field.metadata
+            names = [*about.get("flags", ()), "--" + field.name.replace("_", "-"), field.name]
+            valued = {"type": _type(field), "metavar": about.get("metavar")}
+            more: dict[str, Any] = {"is_flag": True} if isinstance(field.default, bool) else valued
+            command.params.append(
+                click.Option(names, help=about["help"], default=field.default, show_default=True, **more)
+            )
+        return command
+
+    return add
+
+
+def _type(field: "dataclasses.Field[Any]") -> click.ParamType[Any]:
+    if "choices" in field.metadata:
+        return click.Choice(field.metadata["choices"])
+    whole = "int" in str(field.type)
+    if "range" in field.metadata:
+        low, high = field.metadata["range"]
+        return click.IntRange(low, high) if whole else click.FloatRange(low, high)
+    return click.STRING
+
+
+def _taken(kind: type[D], options: dict[str, Any]) -> D:
+    """The frozen value of the options that belong to it."""
+    return kind(**{field.name: options.pop(field.name) for field in dataclasses.fields(kind)})
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="wsiseg")
+@click.option("-v", "--verbose", count=True, help="Say more; twice for tracebacks of failed slides.")
+@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+def main(*, verbose: int, quiet: bool) -> None:
+    """Find adenocarcinoma in whole-slide images. Research use only; not a medical device.
+
+    Example: wsiseg segment slide.svs, then drop tumor.geojson on the slide in QuPath.
+    """
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+
+
+main.add_command(train)
+
+
+@main.command()
+@click.argument("slides", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SLIDES...")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("wsiseg-out"),
+    show_default=True,
+    help="The folder that gets one folder per slide.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="Redo slides that are done, or were done with other settings."
+)
+@click.option("--fail-fast", is_flag=True, help="Stop at the first slide that fails.")
+@click.option("--dry-run", is_flag=True, help="Print each slide's plan and do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per slide on stdout.")
+def segment(
+    slides: tuple[Path, ...],
+    out: Path,
+    *,
+    overwrite: bool,
+    fail_fast: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Segment slides: a probability map, tumour polygons for QuPath and a record for each.
+
+    Example: wsiseg segment *.svs -o results --device cuda
+    """
+    from wsiseg.run import Batch, SlideInput, name_outputs, write_summary
+
+    map_options, polygon_options = _taken(MapOptions, options), _taken(PolygonOptions, options)
+    if dry_run:
+        _inspect(slides, map_options, as_json=as_json)
+        return
+    inputs = [SlideInput(path, name) for path, name in zip(slides, name_outputs(slides), strict=True)]
+    batch = Batch(out, map_options, polygon_options, overwrite=overwrite)
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in batch.run(inputs, _progress()):
+            outcomes.append(outcome)
+            _tell(outcome, as_json=as_json)
+            write_summary(out / "summary.csv", outcomes)
+            if fail_fast and outcome.status == "failed":
+                break
+    finally:
+        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+        if len(inputs) > 1:
+            done = len(outcomes) - len(failed)
+            click.echo(f"{done} of {len(inputs)} slides done, {len(failed)} failed", err=True)
+            for outcome in failed:
+                click.echo(f"  {outcome.slide.path}: {outcome.reason}", err=True)
+    if failed:
+        sys.exit(1)
+
+
+def _progress() -> "Callable[[SlideInput, Progress], None]":
+    """Print a line that renews itself on a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return lambda _slide, _progress: None
+
+    def show(slide: "SlideInput", progress: "Progress") -> None:
+        ahead = progress.seconds / progress.done * (progress.blocks - progress.done) if progress.done else 0
+        left = f", {ahead:.0f} s left" if ahead else ""
+        line = f"{slide.name}: {progress.done} of {progress.blocks} blocks{left}"
+        click.echo(f"\r\x1b[K{line}", err=True, nl=progress.done == progress.blocks)
+
+    return show
+
+
+def _tell(outcome: "Outcome", *, as_json: bool) -> None:
+    slide, manifest = outcome.slide, outcome.manifest
+    if as_json:
+        record = None if manifest is None else manifest.model_dump(mode="json")
+        about = {"slide": str(slide.path), "status": outcome.status, "reason": outcome.reason}
+        click.echo(json.dumps({**about, "folder": str(outcome.folder), "record": record}))
+    elif manifest is None:
+        click.echo(f"{slide.path}: failed: {outcome.reason}", err=True)
+    else:
+        found = manifest.result
+        tissue = "" if found.tissue_mm2 is None else f" of {found.tissue_mm2:.2f} mm² tissue"
+        again = "already done: " if outcome.status == "skipped" else ""
+        seconds = manifest.seconds.get("total", 0.0)
+        click.echo(
+            f"{slide.path}: {again}tumor {found.tumor_mm2:.3f} mm²{tissue}, "
+            f"{manifest.counts.polygons} regions, {seconds:.0f} s -> {outcome.folder}"
+        )
+        if found.note:
+            click.echo(f"  note: {found.note}")
+
+
+@main.command()
+@click.argument("slides", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SLIDE...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def inspect(slides: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
+    """Print what a slide is and what segmenting it would take; reads no full-resolution pixel.
+
+    Example: wsiseg inspect slide.svs --json
+    """
+    _inspect(slides, _taken(MapOptions, options), as_json=as_json)
+
+
+def _inspect(slides: tuple[Path, ...], options: MapOptions, *, as_json: bool) -> None:
+    from wsiseg.inspection import Inspection, inspect_slide
+
+    failed = False
+    for path in slides:
+        try:
+            found: Inspection = inspect_slide(path, options)
+        except WsisegError as error:
+            failed = True
+            click.echo(f"{path}: {error}", err=True)
+            continue
+        click.echo(found.model_dump_json() if as_json else found.as_text())
+    if failed:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def check(files: tuple[Path, ...], *, as_json: bool) -> None:
+    """Say whether QuPath will import a GeoJSON file, rule by rule.
+
+    Example: wsiseg check results/slide/tumor.geojson
+    """
+    from wsiseg.qupath import check as look
+
+    refused = False
+    for path in files:
+        problems = look(path)
+        errors = [problem for problem in problems if problem.severity == "error"]
+        refused |= bool(errors)
+        if as_json:
+            found = [dataclasses.asdict(problem) for problem in problems]
+            click.echo(json.dumps({"file": str(path), "imports": not errors, "problems": found}))
+            continue
+        for problem in problems:
+            click.echo(f"{path}: {problem}")
+        verdict = "QuPath would refuse the whole file" if errors else "QuPath will import it"
+        click.echo(f"{path}: {verdict}")
+    if refused:
+        sys.exit(1)
+
+
+for _command, _kinds in ((segment, (MapOptions, PolygonOptions)), (inspect, (MapOptions,))):
+    for _kind in _kinds:
+        _options(cast("type[MapOptions]", _kind))(_command)

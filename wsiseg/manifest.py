@@ -1,0 +1,197 @@
+"""The record of one slide: what was run, on what, with what, and what came of it.
+
+``slide.json`` is this module's ``SlideManifest``. It holds file names but no paths, and
+nothing of the slide's own metadata beyond what places and scales the result, so that no
+patient field can leave with it.
+"""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wsiseg.errors import OutputError
+from wsiseg.plan import Plan
+
+__all__ = [
+    "Canvas",
+    "Counts",
+    "Model",
+    "Result",
+    "SlideFacts",
+    "SlideManifest",
+    "describe",
+    "versions",
+    "write_whole",
+]
+
+LIBRARIES = (
+    "wsiseg",
+    "torch",
+    "segmentation-models-pytorch",
+    "openslide-python",
+    "tiffslide",
+    "zarr",
+    "shapely",
+    "numpy",
+)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SlideFacts(_Frozen):
+    """Which slide it was, and how it lies: sizes and bounds in level-0 pixels."""
+
+    name: str
+    fingerprint: str
+    width: int
+    height: int
+    bounds: tuple[int, int, int, int]
+    mpp: float
+    mpp_source: str
+    objective: float | None
+    downsamples: tuple[float, ...]
+    vendor: str
+    reader: str
+
+
+class Model(_Frozen):
+    """Which weights did it: fold files with their sha256."""
+
+    name: str
+    encoder: str
+    weights: dict[str, str]
+    mpp: float
+
+
+class Canvas(_Frozen):
+    """The map's own pixels: size, level-0 pixels per canvas pixel, µm per canvas pixel."""
+
+    width: int
+    height: int
+    factor: float
+    mpp: float
+
+
+class Counts(_Frozen):
+    """How much was done: blocks and patches run and resumed, polygons and vertices written."""
+
+    blocks: int
+    patches: int
+    resumed_blocks: int
+    polygons: int
+    vertices: int
+
+
+class Result(_Frozen):
+    """What was found; means are weighted by area, and None where there is no tumour.
+
+    ``tissue_fraction`` is tumour area over tissue area.
+    """
+
+    tumor_mm2: float = 0.0
+    tissue_mm2: float | None = None
+    tissue_fraction: float | None = None
+    mean_probability: float | None = None
+    disagreement: float | None = None
+    note: str = ""
+
+
+class SlideManifest(_Frozen):
+    """Everything in ``slide.json``. ``key`` decides the map's bytes, ``polygon_key`` the outlines'."""
+
+    format: Literal[1] = 1
+    key: str
+    polygon_key: str
+    settings: dict[str, Any]
+    slide: SlideFacts
+    model: Model
+    canvas: Canvas
+    map_options: dict[str, Any]
+    polygon_options: dict[str, Any]
+    counts: Counts
+    result: Result
+    seconds: dict[str, float]
+    device: str
+    versions: dict[str, str]
+    finished: str
+
+    def write(self, path: Path) -> None:
+        """Write the record, whole or not at all.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        write_whole(path, (self.model_dump_json(indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "SlideManifest":
+        """The record in a file.
+
+        Raises:
+            OutputError: it is missing, damaged, or of another version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            msg = f"{path} cannot be read ({error.strerror}): give the folder of a finished slide"
+            raise OutputError(msg) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "file"
+            msg = f"{path} is not a slide record of this version: {where}: {first['msg']}; use --overwrite"
+            raise OutputError(msg) from error
+
+
+def describe(plan: Plan) -> tuple[SlideFacts, Model, Canvas]:
+    """What a plan says of slide, model and canvas, as it is recorded."""
+    slide, spec = plan.slide, plan.spec
+    facts = SlideFacts(
+        name=slide.name,
+        fingerprint=slide.fingerprint,
+        width=slide.width,
+        height=slide.height,
+        bounds=(slide.bounds.x, slide.bounds.y, slide.bounds.w, slide.bounds.h),
+        mpp=slide.mpp,
+        mpp_source=slide.mpp_source,
+        objective=slide.objective,
+        downsamples=slide.downsamples,
+        vendor=slide.vendor,
+        reader=slide.reader,
+    )
+    weights = {fold.file: fold.sha256 for fold in spec.folds}
+    model = Model(name=spec.name, encoder=spec.encoder, weights=weights, mpp=spec.mpp)
+    grid = plan.grid
+    return facts, model, Canvas(width=grid.width, height=grid.height, factor=plan.scale.factor, mpp=plan.mpp)
+
+
+def versions() -> dict[str, str]:
+    """The versions of everything that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        found[name] = importlib.metadata.version(name)
+    return found
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it, and rename it into place.
+
+    Raises:
+        OutputError: it cannot be written; nothing of an earlier file is lost.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        msg = f"{path} cannot be written: {error.strerror}"
+        raise OutputError(msg) from error

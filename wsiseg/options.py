@@ -1,0 +1,98 @@
+"""What a user may choose, as frozen values whose fields carry their own help.
+
+The command line, the manifest and the job's key are all made from these fields, so an
+option cannot be accepted and forgotten.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["MapOptions", "PolygonOptions"]
+
+
+def _option(default: Any, text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": text, **more})
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonOptions:
+    """How the stored map becomes polygons; None means what the bundle's author chose."""
+
+    threshold: float | None = _option(
+        None,
+        "Probability from which a pixel is tumour; the bundle's own by default.",
+        metavar="P",
+        range=(0, 1),
+    )
+    min_area: float | None = _option(
+        None,
+        "Drop regions smaller than so many µm²; the bundle's own by default.",
+        metavar="UM2",
+        range=(0, None),
+    )
+    min_hole: float | None = _option(
+        None,
+        "Fill holes smaller than so many µm²; the bundle's own by default.",
+        metavar="UM2",
+        range=(0, None),
+    )
+    simplify: float = _option(
+        1.0,
+        "Let outlines stray by so many canvas pixels; 0 keeps pixel edges.",
+        metavar="PX",
+        range=(0, None),
+    )
+    origin: Literal["qupath", "level0"] = _option(
+        "qupath",
+        "Where (0, 0) is: qupath crops to the slide's bounds as QuPath does, level0 does not.",
+        choices=("qupath", "level0"),
+    )
+    review: float | None = _option(
+        None,
+        "Class regions whose fold disagreement is above this as 'Tumor: Review'.",
+        metavar="SD",
+        range=(0, 0.5),
+    )
+    object_type: Literal["annotation", "detection"] = _option(
+        "annotation", "What QuPath makes of a region.", choices=("annotation", "detection")
+    )
+    max_vertices: int = _option(
+        200_000,
+        "Simplify further until a slide has no more vertices than this; QuPath slows down above it.",
+        metavar="N",
+        range=(1000, None),
+    )
+    gzip: bool = _option(False, "Write tumor.geojson.gz, which QuPath opens as it is.")
+
+
+@dataclass(frozen=True, slots=True)
+class MapOptions:
+    """How a slide becomes a probability map."""
+
+    model: str = _option(
+        "adeno-mitb0", "A bundle's name (see wsiseg models list) or folder.", metavar="NAME|DIR"
+    )
+    slide_mpp: float | None = _option(
+        None,
+        "Microns per level-0 pixel, where the slide does not say or is wrong.",
+        metavar="X",
+        range=(0, None),
+    )
+    reader: str = _option(
+        "auto", "Which library reads the slide.", choices=("auto", "openslide", "tiffslide")
+    )
+    tissue: Literal["auto", "none"] = _option(
+        "auto", "auto: only patches with tissue are run; none: all of them.", choices=("auto", "none")
+    )
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps.", metavar="DEVICE")
+    batch: int = _option(4, "Patches per forward pass on a GPU.", flags=("-b",), metavar="N", range=(1, None))
+    fp32: bool = _option(False, "Compute in float32 even where bfloat16 is faster.")
+    folds: int | None = _option(
+        None, "Use only the first so many folds of the bundle.", metavar="N", range=(1, None)
+    )
+    block: int = _option(
+        2, "Patches along a block's side: memory against reading a margin twice.", metavar="N", range=(1, 16)
+    )
+    threads: int = _option(
+        3, "Blocks in flight: one on the device, the others being read.", metavar="N", range=(1, None)
+    )

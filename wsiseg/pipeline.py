@@ -1,0 +1,224 @@
+"""The walk of one block: read, predict, keep the cores, write, outline.
+
+Everything else of wsiseg prepares for this module or tidies up after it. A block is one
+task: it reads its pixels once, writes one chunk of the map, and returns only a hash and
+outlines. It may run twice, anywhere, and leaves the same bytes.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiseg.canvas import Done, Ledger, ProbabilityMap
+from wsiseg.grid import Block, Patch
+from wsiseg.plan import Plan
+from wsiseg.polygons import Regions, outline
+from wsiseg.slide import Slide
+from wsiseg.tissue import TissueMask
+from wsiseg.workers import Mapper
+
+__all__ = ["BlockResult", "BlockTask", "Kept", "Predict", "Work", "mean_and_spread", "plan_work", "segment"]
+
+Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+"""RGB patches (B, Y, X, 3) to each fold's probabilities (F, B, Y, X)."""
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Recipe(Protocol[T_co]):
+    """How to get a slide or a predictor: picklable, and equal to others of the same meaning.
+
+    A worker that is handed equal recipes opens once; handles themselves never travel.
+    """
+
+    def __call__(self) -> T_co:
+        """Open the slide, or load the predictor."""
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One block to be done: which of its patches hold tissue, and what the ledger says of it."""
+
+    row: int
+    column: int
+    patches: tuple[int, ...]
+    done: Done | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What a block leaves behind besides its chunk.
+
+    ``seconds`` holds the wall time of each stage; ``resumed`` says that the chunk was
+    already there and intact.
+    """
+
+    done: Done
+    regions: Regions
+    seconds: dict[str, float]
+    resumed: bool
+
+
+def mean_and_spread(prob_FBYX: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """The folds' mean and standard deviation, (2, B, Y, X) uint8 = value × 255, rounded half up.
+
+    Each fold's probability is first rounded to 16 bits and then only integers are added, so
+    neither the order of the folds nor that of the batch can move a bit (decision 0003). The
+    deviation is the population's, at most 0.5.
+
+    >>> mean_and_spread(np.array([[[[0.0]]], [[[1.0]]]], np.float32)).ravel().tolist()
+    [128, 128]
+    """
+    folds, full = len(prob_FBYX), 65535
+    fine = np.rint(prob_FBYX * np.float32(full)).astype(np.int64)
+    total = fine.sum(axis=0)
+    mean = (2 * 255 * total + folds * full) // (2 * folds * full)
+    variance = folds * (fine * fine).sum(axis=0) - total * total
+    spread = np.floor(np.sqrt(variance) * (255 / (folds * full)) + 0.5)
+    return np.stack([mean.astype(np.uint8), spread.astype(np.uint8)])
+
+
+def plan_work(plan: Plan, tissue: TissueMask | None, ledger: Ledger) -> Iterator[Work]:
+    """The blocks that hold tissue, in the grid's order, each with its patches that do.
+
+    A patch is run if its core touches tissue: the rule looks at patches, never at blocks, so
+    that the size of a block decides nothing. Without a mask every patch is run.
+    """
+    for block in plan.grid:
+        wanted = tuple(
+            number
+            for number, patch in enumerate(block.patches)
+            if tissue is None or tissue.covers(plan.scale.to_l0(patch.core))
+        )
+        if wanted:
+            yield Work(*block.index, wanted, ledger.done.get(block.index))
+
+
+class Kept:
+    """Slides and predictors that a process holds open, shared by its threads.
+
+    The least recently used are closed once more than ``limit`` are open; never one in use.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: dict[Hashable, Any] = {}
+        self._users: dict[Hashable, int] = {}
+
+    @contextmanager
+    def use(self, recipe: Recipe[T_co]) -> Iterator[T_co]:
+        """The value of a recipe, made where it is not kept already."""
+        with self._lock:
+            value = self._open.pop(recipe) if recipe in self._open else recipe()
+            self._open[recipe] = value  # now the most recently used
+            self._users[recipe] = self._users.get(recipe, 0) + 1
+        try:
+            yield cast("T_co", value)
+        finally:
+            with self._lock:
+                self._users[recipe] -= 1
+                self._evict(self._limit)
+
+    def clear(self) -> None:
+        """Close everything that is not in use."""
+        with self._lock:
+            self._evict(0)
+
+    def _evict(self, limit: int) -> None:
+        idle = [recipe for recipe in self._open if not self._users.get(recipe)]
+        for recipe in idle[: max(0, len(self._open) - limit)]:
+            self._users.pop(recipe, None)
+            value = self._open.pop(recipe)
+            if hasattr(value, "close"):
+                value.close()
+
+
+SLIDES = Kept(limit=2)
+PREDICTORS = Kept(limit=1)
+_DEVICE = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTask:
+    """The task of every block of one slide; picklable, for it holds recipes and no handle."""
+
+    plan: Plan
+    map: ProbabilityMap
+    slide: Recipe[Slide]
+    predictor: Recipe[Predict]
+    threshold_u8: int
+
+    def __call__(self, work: Work) -> BlockResult:
+        """Do one block, or take it from its chunk where that is intact.
+
+        Raises:
+            SlideReadError: its pixels cannot be decoded.
+            OutputError: its chunk cannot be written.
+        """
+        block = self.plan.grid.block(work.row, work.column)
+        seconds: dict[str, float] = {}
+        if work.done is not None and self.map.holds(block, work.done.sha256):
+            done, resumed, map_CYX = work.done, True, self.map.read(block.core)
+        else:
+            map_CYX = self._predict(block, work.patches, seconds)
+            with _timed(seconds, "write"):
+                sha256 = self.map.write(block, map_CYX)
+            done, resumed = Done(work.row, work.column, sha256, len(work.patches)), False
+        with _timed(seconds, "outline"):
+            regions = outline(*map_CYX, threshold_u8=self.threshold_u8, x=block.core.x, y=block.core.y)
+        return BlockResult(done, regions, seconds, resumed)
+
+    def _predict(
+        self, block: Block, wanted: tuple[int, ...], seconds: dict[str, float]
+    ) -> npt.NDArray[np.uint8]:
+        patches = [block.patches[number] for number in wanted]
+        with _timed(seconds, "read"), SLIDES.use(self.slide) as slide:
+            rgb_BYX3 = _read(slide, self.plan, patches)
+        with ExitStack() as held:
+            predict = held.enter_context(PREDICTORS.use(self.predictor))
+            held.enter_context(_DEVICE)
+            with _timed(seconds, "network"):
+                prob_FBYX = predict(rgb_BYX3)
+        stats_CBYX = mean_and_spread(prob_FBYX)
+        map_CYX = np.zeros((2, block.core.h, block.core.w), np.uint8)
+        for patch, stats_CYX in zip(patches, stats_CBYX.swapaxes(0, 1), strict=True):
+            rows, columns = patch.core.within(block.core)
+            map_CYX[:, rows, columns] = stats_CYX[:, *patch.core.within(patch.read)]
+        return map_CYX
+
+
+def _read(slide: Slide, plan: Plan, patches: list[Patch]) -> npt.NDArray[np.uint8]:
+    """The patches' pixels (B, Y, X, 3), cut from one read of the box that holds them all."""
+    around = patches[0].read
+    for patch in patches:
+        around |= patch.read
+    rgb_YX3 = slide.read(plan.scale.to_l0(around), (around.h, around.w))
+    return np.stack([rgb_YX3[patch.read.within(around)] for patch in patches])
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def segment(
+    task: BlockTask, work: Iterable[Work], *, mapper: Mapper, ledger: Ledger
+) -> Iterator[BlockResult]:
+    """Do every block of a slide, and commit each to the ledger before it is handed on."""
+    for result in mapper(task, work):
+        if not result.resumed:
+            ledger.add(result.done)
+        yield result

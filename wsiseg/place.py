@@ -1,0 +1,133 @@
+"""Where a slide's result lies, who is at work on it, and whether it is finished.
+
+``OUT/.<name>.partial`` is worked in; it becomes ``OUT/<name>`` by one rename. A lock beside
+it is held by the process at work and freed by the kernel when that process ends, however it
+ends.
+"""
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from wsiseg.canvas import differences
+from wsiseg.errors import OutputError
+from wsiseg.manifest import SlideManifest
+from wsiseg.plan import Plan
+
+__all__ = ["GEOJSON", "LEDGER", "MANIFEST", "MAP", "OVERVIEW", "Place"]
+
+MAP, LEDGER, MANIFEST = "probability.zarr", "ledger.jsonl", "slide.json"
+GEOJSON, OVERVIEW = "tumor.geojson", "overview.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The folder of one slide's result."""
+
+    folder: Path
+
+    @property
+    def partial(self) -> Path:
+        """Where the work is done until it is whole."""
+        return self._beside("partial")
+
+    def _beside(self, ending: str) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.{ending}")
+
+    @contextmanager
+    def claimed(self) -> Iterator[Self]:
+        """Hold the place for as long as the slide is worked on.
+
+        Raises:
+            OutputError: another process holds it, or nothing can be written there.
+        """
+        lock = self._beside("lock")
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            handle = _locked(lock)
+        except OSError as error:
+            msg = f"{self.folder.parent} cannot be written: {error.strerror}; choose another folder with -o"
+            raise OutputError(msg) from error
+        try:
+            yield self
+        finally:
+            lock.unlink(missing_ok=True)
+            os.close(handle)
+
+    def finished(self, plan: Plan, polygon_key: str) -> bool:
+        """Whether the slide is done with these very settings.
+
+        Raises:
+            OutputError: it was done with others; names them.
+        """
+        manifest = self.folder / MANIFEST
+        if not manifest.exists():
+            return False
+        found = SlideManifest.read(manifest)
+        if different := differences(found.settings, plan.settings):
+            msg = f"{self.folder} was made with other settings ({different}); use --overwrite to redo it"
+            raise OutputError(msg)
+        if found.polygon_key != polygon_key:
+            msg = (
+                f"{self.folder} was outlined with other options; 'wsiseg polygons' outlines it again in "
+                "seconds, --overwrite redoes it"
+            )
+            raise OutputError(msg)
+        return True
+
+    def begin(self, *, anew: bool) -> Path:
+        """The hidden folder to work in: the one of an interrupted run where its ledger was begun.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            if self.partial.exists() and (anew or not (self.partial / LEDGER).exists()):
+                shutil.rmtree(self.partial)
+            self.partial.mkdir(exist_ok=True)
+        except OSError as error:
+            msg = f"{self.partial} cannot be written: {error.strerror}"
+            raise OutputError(msg) from error
+        return self.partial
+
+    def publish(self) -> None:
+        """Put the finished folder in its place by one rename.
+
+        Raises:
+            OutputError: it cannot be moved there; the work stays where it was done.
+        """
+        old = self._beside("old")
+        try:
+            if old.exists():
+                shutil.rmtree(old)
+            if self.folder.exists():
+                self.folder.rename(old)
+            self.partial.rename(self.folder)
+            if old.exists():
+                shutil.rmtree(old)
+        except OSError as error:
+            msg = f"{self.folder} cannot be written: {error.strerror}"
+            raise OutputError(msg) from error
+
+
+def _locked(path: Path) -> int:
+    """A handle that holds the lock at ``path``; no child process inherits it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(handle)
+            msg = f"{path.parent} is being written by {owner}; wait for it, or choose another folder with -o"
+            raise OutputError(msg) from error
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            os.pwrite(handle, f"{socket.gethostname()} pid {os.getpid()}\n".encode(), 0)
+            return handle
+        os.close(handle)  # the owner before us took its lock file away between our two calls
