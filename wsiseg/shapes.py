@@ -63,7 +63,9 @@ class Shapes:
     def _note(self, index: int, lines: list[Line]) -> None:
         self.vertices += sum(map(len, lines))
         xy = np.concatenate([np.empty((0, 2)), *lines])
-        if (np.abs(xy - np.round(xy / _LATTICE_PX) * _LATTICE_PX) > _FAITHFUL_PX).any():
+        with np.errstate(all="ignore"):  # numbers near the largest there are overflow: off the lattice too
+            moved = np.abs(xy - np.round(xy / _LATTICE_PX) * _LATTICE_PX)
+        if not (moved <= _FAITHFUL_PX).all():
             self.off_lattice.append(index)
 
     def _polygons(self, index: int, kind: str, parts: list[list[Line]]) -> Found:
@@ -103,7 +105,7 @@ class Shapes:
 
 def _unfit(shapes: npt.NDArray[np.object_]) -> Iterator[tuple[int, str]]:
     """The shapes that are invalid, and why; and those without area, with no reason."""
-    with np.errstate(all="ignore"):  # numbers near the largest there are overflow: invalid all the same
+    with np.errstate(all="ignore"):  # as above: invalid all the same
         valid = shapely.is_valid(shapes)
         left, top, right, bottom = shapely.bounds(shapes).T
         thin = np.minimum(right - left, bottom - top) < _LATTICE_PX
