@@ -1,0 +1,291 @@
+"""The oracle: the map made block by block equals the network run on the whole canvas at once."""
+
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wsiseg.bundle import BundleSpec, FoldFile
+from wsiseg.canvas import Ledger, ProbabilityMap
+from wsiseg.errors import SlideReadError
+from wsiseg.geometry import L0, Box, Scale
+from wsiseg.grid import Grid
+from wsiseg.pipeline import BlockResult, BlockTask, Kept, Predict, Work, mean_and_spread, plan_work, segment
+from wsiseg.plan import Plan
+from wsiseg.polygons import join, outline
+from wsiseg.testing import ArraySlide, BlurPredictor, array_info
+from wsiseg.tissue import TissueMask
+from wsiseg.workers import Mapper, in_threads, serially
+
+Rgb = npt.NDArray[np.uint8]
+THRESHOLD = 100
+SPEC = BundleSpec(
+    name="test",
+    encoder="mit_b0",
+    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
+    licence="none",
+    trained_on="nothing",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A recipe that hands out what it was given."""
+
+    value: object
+
+    def __call__(self) -> object:
+        return self.value
+
+
+def make_plan(slide: ArraySlide, *, core: int, margin: int, per_block: int) -> Plan:
+    grid = Grid(slide.info.width, slide.info.height, core + 2 * margin, margin, per_block)
+    return Plan(slide.info, SPEC, Scale(1.0), grid)
+
+
+def run(
+    folder: Path,
+    slide: ArraySlide,
+    predictor: Predict,
+    plan: Plan,
+    *,
+    mapper: Mapper = serially,
+    tissue: TissueMask | None = None,
+) -> tuple[ProbabilityMap, list[BlockResult]]:
+    if (folder / "map.zarr").exists():
+        canvas = ProbabilityMap(folder / "map.zarr", plan.grid)
+    else:
+        canvas = ProbabilityMap.create(folder / "map.zarr", plan.grid, scale=plan.scale, mpp=0.5, about={})
+    task = BlockTask(plan, canvas, Given(slide), Given(predictor), THRESHOLD)  # type: ignore[arg-type]
+    with Ledger(folder / "ledger.jsonl", plan.settings) as ledger:
+        work = list(plan_work(plan, tissue, ledger))
+        return canvas, list(segment(task, work, mapper=mapper, ledger=ledger))
+
+
+def at_once(slide: ArraySlide, predictor: Predict, margin: int) -> Rgb:
+    """The oracle: one forward pass over the whole canvas, white around it."""
+    around = slide.info.extent.grown(margin)
+    rgb_YX3 = slide.read(around, (around.h, around.w))
+    stats_CYX = mean_and_spread(predictor(rgb_YX3[None]))[:, 0]
+    whole: Rgb = stats_CYX[:, *slide.info.extent.within(around)]
+    return whole
+
+
+def noise(seed: int, height: int, width: int) -> Rgb:
+    """Blobs and noise: something to outline."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 2, (-(-height // 7), -(-width // 7), 1), np.uint8).repeat(7, 0).repeat(7, 1)
+    fine = rng.integers(0, 90, (height, width, 3), np.uint8)
+    return (coarse[:height, :width] * np.uint8(160) + fine).astype(np.uint8)
+
+
+cuts = st.fixed_dictionaries(
+    {"core": st.integers(5, 40), "margin": st.integers(0, 9), "per_block": st.integers(1, 3)}
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 99), st.integers(1, 90), st.integers(1, 90), cuts, st.integers(1, 3))
+def test_the_map_equals_the_network_run_on_the_whole_canvas_at_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    height: int,
+    width: int,
+    cut: dict[str, int],
+    threads: int,
+) -> None:
+    slide, predictor = ArraySlide(noise(seed, height, width)), BlurPredictor(cut["margin"], (1.0, 0.4, 0.7))
+    plan = make_plan(slide, **cut)
+    canvas, results = run(tmp_path_factory.mktemp("run"), slide, predictor, plan, mapper=in_threads(threads))
+    expected = at_once(slide, predictor, cut["margin"])
+    assert np.array_equal(canvas.read(plan.grid.extent), expected)
+    whole = outline(*expected, threshold_u8=THRESHOLD, x=0, y=0)
+    joined = join((result.regions for result in results), plan.grid.chunk)
+    assert pickle.dumps(joined) == pickle.dumps(join([whole], 10**9))
+
+
+def test_a_predictor_that_sees_beyond_the_margin_shows_in_the_comparison(tmp_path: Path) -> None:
+    slide, predictor = ArraySlide(noise(1, 90, 90)), BlurPredictor(9)
+    plan = make_plan(slide, core=20, margin=2, per_block=2)
+    canvas, _ = run(tmp_path, slide, predictor, plan)
+    assert not np.array_equal(canvas.read(plan.grid.extent), at_once(slide, predictor, 9))
+
+
+def test_a_constant_network_gives_a_constant_map_seams_included(tmp_path: Path) -> None:
+    def constant(rgb_BYX3: Rgb) -> npt.NDArray[np.float32]:
+        return np.full((2, *rgb_BYX3.shape[:3]), 0.7, np.float32)
+
+    slide = ArraySlide(noise(2, 77, 101))
+    plan = make_plan(slide, core=13, margin=4, per_block=2)
+    canvas, results = run(tmp_path, slide, constant, plan)
+    mean_YX, spread_YX = canvas.read(plan.grid.extent)
+    assert (mean_YX == round(0.7 * 255)).all()
+    assert (spread_YX == 0).all()
+    (polygon,) = join((result.regions for result in results), plan.grid.chunk).polygons_N
+    assert polygon.area == 77 * 101
+    assert len(polygon.exterior.coords) == 5
+
+
+def test_every_block_is_read_exactly_once(tmp_path: Path) -> None:
+    slide = ArraySlide(noise(3, 80, 120))
+    plan = make_plan(slide, core=16, margin=3, per_block=2)
+    run(tmp_path, slide, BlurPredictor(3), plan, mapper=in_threads(3))
+    expected = {plan.scale.to_l0(block.read) for block in plan.grid}
+    assert len(slide.reads) == len(expected)
+    assert set(slide.reads) == expected
+
+
+def left_half(slide: ArraySlide) -> TissueMask:
+    mask_YX = np.zeros((slide.info.height, slide.info.width), np.bool_)
+    mask_YX[:, : slide.info.width // 2] = True
+    return TissueMask(mask_YX, Scale(1.0), mpp=1000.0)
+
+
+@pytest.mark.parametrize("per_block", [1, 2, 3, 5])
+def test_patches_without_tissue_are_neither_read_nor_run_whatever_the_block(
+    tmp_path: Path, per_block: int
+) -> None:
+    slide, predictor = ArraySlide(noise(4, 64, 160)), BlurPredictor(2)
+    plan = make_plan(slide, core=16, margin=2, per_block=per_block)
+    canvas, _ = run(tmp_path, slide, predictor, plan, tissue=left_half(slide))
+    assert sum(predictor.calls) == 4 * 5
+    assert max(box.right for box in slide.reads) <= 80 + 2
+    expected = at_once(slide, predictor, 2)
+    expected[:, :, 80:] = 0
+    assert np.array_equal(canvas.read(plan.grid.extent), expected)
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    class PowerCutError(Exception):
+        pass
+
+    def failing_after(count: int) -> Predict:
+        calls: list[int] = []
+
+        def predict(rgb_BYX3: Rgb) -> npt.NDArray[np.float32]:
+            if len(calls) == count:
+                raise PowerCutError
+            calls.append(1)
+            return BlurPredictor(3)(rgb_BYX3)
+
+        return predict
+
+    slide = ArraySlide(noise(5, 80, 120))
+    plan = make_plan(slide, core=16, margin=3, per_block=2)
+    whole, results = run(tmp_path, slide, BlurPredictor(3), plan)
+    for count in range(len(results)):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        with pytest.raises(PowerCutError):
+            run(folder, slide, failing_after(count), plan)
+        predictor = BlurPredictor(3)
+        canvas, again = run(folder, slide, predictor, plan)
+        assert len(predictor.calls) == len(results) - count
+        assert sum(result.resumed for result in again) == count
+        assert np.array_equal(canvas.read(plan.grid.extent), whole.read(plan.grid.extent))
+        chunk = plan.grid.chunk
+        assert pickle.dumps(join((r.regions for r in again), chunk)) == pickle.dumps(
+            join((r.regions for r in results), chunk)
+        )
+
+
+def test_a_damaged_chunk_is_done_again(tmp_path: Path) -> None:
+    slide = ArraySlide(noise(6, 80, 120))
+    plan = make_plan(slide, core=16, margin=3, per_block=2)
+    canvas, _ = run(tmp_path, slide, BlurPredictor(3), plan)
+    before = canvas.read(plan.grid.extent)
+    chunk = canvas.path / "0" / "c" / "0" / "1" / "1"
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    predictor = BlurPredictor(3)
+    _, results = run(tmp_path, slide, predictor, plan)
+    assert [(r.done.row, r.done.column) for r in results if not r.resumed] == [(1, 1)]
+    assert np.array_equal(canvas.read(plan.grid.extent), before)
+
+
+def test_an_unreadable_block_ends_the_slide_with_its_reason(tmp_path: Path) -> None:
+    class Torn(ArraySlide):
+        def read(self, box: Box[L0], size: tuple[int, int]) -> Rgb:
+            if box.x > 20:
+                msg = "array.tif cannot be decoded there"
+                raise SlideReadError(msg)
+            return super().read(box, size)
+
+    slide = Torn(noise(7, 40, 90))
+    plan = make_plan(slide, core=16, margin=3, per_block=1)
+    with pytest.raises(SlideReadError, match="cannot be decoded"):
+        run(tmp_path, slide, BlurPredictor(3), plan, mapper=in_threads(2))
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 7), st.integers(0, 10**6))
+def test_mean_and_spread_are_numpys_and_no_order_of_folds_moves_them(folds: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    prob_FBYX = rng.random((folds, 2, 5, 6), np.float32) ** rng.choice([0.1, 1, 30])
+    stats = mean_and_spread(prob_FBYX)
+    exact = prob_FBYX.astype(np.float64)
+    assert np.abs(stats[0] - exact.mean(axis=0) * 255).max() <= 0.51
+    assert np.abs(stats[1] - exact.std(axis=0) * 255).max() <= 0.51
+    assert np.array_equal(mean_and_spread(rng.permutation(prob_FBYX)), stats)
+
+
+def test_handles_are_shared_and_closed_when_others_take_their_place() -> None:
+    closed: list[int] = []
+
+    @dataclass
+    class Handle:
+        number: int
+
+        def close(self) -> None:
+            closed.append(self.number)
+
+    @dataclass(frozen=True)
+    class Open:
+        number: int
+
+        def __call__(self) -> Handle:
+            return Handle(self.number)
+
+    kept = Kept(limit=2)
+    with kept.use(Open(1)) as first, kept.use(Open(1)) as again:
+        assert first is again
+        for number in (2, 3, 4):
+            with kept.use(Open(number)):
+                pass
+        assert 1 not in closed
+    assert closed == [2, 3]
+    kept.clear()
+    assert sorted(closed) == [1, 2, 3, 4]
+
+
+def test_settings_that_change_a_pixel_change_the_key() -> None:
+    slide = array_info(100, 100)
+    plan = Plan(slide, SPEC, Scale(1.0), Grid(100, 100, 20, 2, 2))
+    others = [
+        replace(plan, slide=replace(slide, fingerprint="other")),
+        replace(plan, slide=replace(slide, reader="tiffslide 3")),
+        replace(plan, scale=Scale(2.0)),
+        replace(plan, grid=replace(plan.grid, margin=3)),
+        replace(plan, numerics="cuda bfloat16"),
+        replace(plan, tissue="none"),
+        replace(plan, spec=SPEC.model_copy(update={"temperature": 2.0})),
+        replace(plan, spec=SPEC.model_copy(update={"resample": "bicubic"})),
+        replace(
+            plan, spec=SPEC.model_copy(update={"folds": (FoldFile(file="a.safetensors", sha256="1" * 64),)})
+        ),
+    ]
+    assert len({p.key for p in (plan, *others)}) == 1 + len(others)
+
+
+def test_work_names_only_patches_of_its_block(tmp_path: Path) -> None:
+    slide = ArraySlide(noise(8, 40, 40))
+    plan = make_plan(slide, core=16, margin=0, per_block=2)
+    with Ledger(tmp_path / "ledger.jsonl", plan.settings) as ledger:
+        work = list(plan_work(plan, None, ledger))
+    assert work[0] == Work(0, 0, (0, 1, 2, 3))
+    assert sum(len(item.patches) for item in work) == plan.grid.patches
