@@ -1,0 +1,1 @@
+"""Training: labelled images in, a bundle out (paper, section 2)."""

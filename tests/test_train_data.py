@@ -1,0 +1,133 @@
+"""Crops and colours: what is learnt from is true, and the same for the same seed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from wsiseg.resample import resize
+from wsiseg.train.augment import Window, draw_colour, draw_window, shift_colour
+from wsiseg.train.cases import Case
+from wsiseg.train.data import Sample, cut, epoch_batches, load_samples, plan_epoch
+from wsiseg.train.recipe import Recipe
+
+
+def sample(height: int, width: int, *, domain: str = "d", seed: int = 0) -> Sample:
+    """An image whose tumour is exactly where red is over 128, in blocks of 8 pixels."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 2, (-(-height // 8), -(-width // 8)))
+    mask_YX = np.kron(coarse, np.ones((8, 8)))[:height, :width].astype(np.uint8) * np.uint8(255)
+    rgb_YX3 = np.dstack([mask_YX, np.full_like(mask_YX, 90), np.full_like(mask_YX, 60)])
+    key = f"{domain}/{seed}"
+    case = Case(key, Path(key), Path(key), "t", domain, 0.5, "stated")
+    return Sample(case, rgb_YX3, mask_YX)
+
+
+sides = st.integers(20, 120)
+
+
+@given(sides, sides, st.integers(0, 99), st.sampled_from([0.0, 0.3]))
+@settings(max_examples=40, deadline=None)
+def test_a_crops_mask_stays_on_its_image(height: int, width: int, seed: int, jitter: float) -> None:
+    window = draw_window(
+        np.random.default_rng(seed), (height, width), crop=64, scale_jitter=jitter, flips=True
+    )
+    rgb, mask, counted = cut(sample(height, width, seed=seed), window, crop=64, kernel="bilinear")
+    assert rgb.shape == (64, 64, 3)
+    inside = counted > 0
+    wrong = ((rgb[..., 0] >= 128) != (mask > 0)) & inside
+    assert wrong.mean() < 0.05  # a pixel's width around the image, where white shines in
+    assert (rgb[~inside] > 60).all()
+    assert inside.any()
+
+
+@given(sides, sides, st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_what_counts_is_the_part_inside_the_image(height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    window = draw_window(rng, (height, width), crop=64, scale_jitter=0.2, flips=False)
+    counted = cut(sample(height, width), window, crop=64, kernel="bilinear")[2] > 0
+    share = min(height, window.side) * min(width, window.side) / window.side**2
+    assert counted.mean() == pytest.approx(share, abs=0.06)
+
+
+def test_a_crop_that_is_not_scaled_is_cut_pixel_by_pixel() -> None:
+    whole = sample(100, 90)
+    rgb, mask, counted = cut(whole, Window(10, 20, 64, 0, mirrored=False), crop=64, kernel="bilinear")
+    np.testing.assert_array_equal(rgb, whole.rgb_YX3[20:84, 10:74])
+    np.testing.assert_array_equal(mask, whole.mask_YX[20:84, 10:74])
+    assert counted.all()
+
+
+def test_images_are_brought_to_the_canvas_with_the_bundles_own_resize(tmp_path: Path) -> None:
+    rgb_YX3 = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
+    Image.fromarray(rgb_YX3).save(tmp_path / "i.png")
+    Image.fromarray(np.full((40, 60), 255, np.uint8)).save(tmp_path / "m.png")
+    case = Case("k", tmp_path / "i.png", tmp_path / "m.png", "t", "d", 0.25, "stated")
+    (found,) = load_samples([case], mpp=0.5, kernel="bilinear")
+    np.testing.assert_array_equal(found.rgb_YX3, resize(rgb_YX3, (20, 30), kernel="bilinear"))
+    assert found.mask_YX.shape == (20, 30)
+    assert (found.mask_YX == 255).all()
+
+
+def test_an_epoch_is_the_same_for_the_same_seed_and_another_for_another() -> None:
+    samples = [sample(80, 80, seed=i) for i in range(3)]
+    recipe = Recipe(crop=32, batch=4)
+    one, two, three = (
+        torch.cat([b.rgb_B3YX for b in epoch_batches(samples, recipe, seed, share=(0, 1), kernel="bilinear")])
+        for seed in ((0, 1, 0), (0, 1, 0), (0, 1, 1))
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+
+
+@given(st.lists(sides, min_size=1, max_size=5), st.integers(1, 7))
+def test_an_epoch_sees_every_image_about_as_often_as_its_area_says(lengths: list[int], batch: int) -> None:
+    samples = [sample(side, side, seed=i) for i, side in enumerate(lengths)]
+    order = plan_epoch(samples, Recipe(crop=32, batch=batch), np.random.default_rng(0))
+    assert len(order) % batch == 0
+    for i, side in enumerate(lengths):
+        assert order.count(i) >= max(1, round(side**2 / 32**2))
+
+
+def test_balanced_domains_are_drawn_equally_often() -> None:
+    samples = [sample(64, 64, domain="large", seed=i) for i in range(99)] + [sample(64, 64, domain="small")]
+    order = plan_epoch(samples, Recipe(crop=32, batch=8, balance=True), np.random.default_rng(0))
+    assert order.count(99) / len(order) == pytest.approx(0.5, abs=0.1)
+
+
+def test_ranks_share_a_batch_without_overlap() -> None:
+    samples = [sample(64, 64, seed=i) for i in range(4)]
+    recipe = Recipe(crop=32, batch=4)
+    whole, *parts = (
+        [b.keys for b in epoch_batches(samples, recipe, (0, 0, 0), share=share, kernel="bilinear")]
+        for share in ((0, 1), (0, 2), (1, 2))
+    )
+    assert [sorted(keys) for keys in whole] == [sorted(a + b) for a, b in zip(*parts, strict=True)]
+
+
+def test_colours_that_are_not_changed_come_back() -> None:
+    rgb = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    same = shift_colour(rgb, draw_colour(np.random.default_rng(0), 2, colour=0, stain=0))
+    torch.testing.assert_close(same, rgb.float(), atol=0.02, rtol=0)
+
+
+def test_more_stain_is_darker() -> None:
+    rgb = torch.tensor([180.0, 120.0, 170.0]).view(1, 3, 1, 1)
+    shift = draw_colour(np.random.default_rng(0), 1, colour=0, stain=0)
+    shift.stain.fill_(1.2)
+    assert (shift_colour(rgb, shift) < rgb).all()
+
+
+@given(st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_changed_colours_stay_colours(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rgb = torch.from_numpy(rng.integers(0, 256, (2, 3, 8, 8)).astype(np.uint8))
+    changed = shift_colour(rgb, draw_colour(rng, 2, colour=0.3, stain=0.3))
+    assert changed.isfinite().all()
+    assert 0 <= changed.min() <= changed.max() <= 255

@@ -1,0 +1,92 @@
+"""The commands that train and judge bundles; thin, and torch is loaded only when they run."""
+# ruff: noqa: PLC0415  # torch is loaded only when a command runs
+
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from wsiseg.train.recipe import PRESETS, Recipe
+from wsiseg.train.strategies import STRATEGIES
+
+__all__ = ["train"]
+
+
+def _recipe_options(command: click.Command) -> click.Command:
+    """Add an option for every field of the recipe, with the field's own help."""
+    for name, field in Recipe.model_fields.items():
+        option = "--" + name.replace("_", "-")
+        kind: Any = field.annotation
+        if kind is bool:
+            option += "/--no-" + name.replace("_", "-")
+        elif get_origin(kind) is Literal:
+            kind = click.Choice(get_args(kind))
+        text = f"{field.description}  [default: {field.default}]"
+        command.params.append(click.Option([option], type=kind, default=None, help=text))
+    return command
+
+
+@click.command()
+@click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="standard", show_default=True)
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Folder with <task>/<domain>/{image,mask}."
+)
+@click.option("--task", required=True, help="The task to train and validate on, such as task1.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="default", show_default=True)
+@click.option("--image-mpp", type=float, help="Microns per pixel of images without a manifest.")
+@click.option("--limit", type=click.IntRange(1), help="Use only so many cases of each domain (a trial).")
+@click.option("--train-folds", type=click.IntRange(1), help="Train only the first so many folds.")
+@click.option("--leave-domain-out", is_flag=True, help="One fold per domain, judged on that domain.")
+@click.option("--init-from", type=click.Path(path_type=Path), help="Bundle (name or folder) to start from.")
+@click.option("--source-task", help="Task that cross-task training starts from.")
+@click.option(
+    "--card-note",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with lines for the card's limits.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--fp32", is_flag=True, help="Never compute in bfloat16.")
+@click.option("--resume", "existing", flag_value="resume", help="Go on with a training that was stopped.")
+@click.option("--overwrite", "existing", flag_value="overwrite", help="Begin anew.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard events beside metrics.jsonl.")
+def train(**options: Any) -> None:
+    """Train the folds of a network and write them as a bundle.
+
+    Example: wsiseg train --data DATA --task task1 -o models/mine --epochs 20
+    """
+    from wsiseg.train.experiment import Experiment
+    from wsiseg.train.machine import this_machine
+    from wsiseg.train.recipe import make_recipe
+    from wsiseg.train.trainer import run_experiment
+    from wsiseg.train.watch import FoldWatch
+
+    recipe = make_recipe(options["preset"], **{name: options[name] for name in Recipe.model_fields})
+    note = options["card_note"].read_text(encoding="utf-8") if options["card_note"] else ""
+    same = (
+        "data",
+        "task",
+        "out",
+        "image_mpp",
+        "limit",
+        "train_folds",
+        "leave_domain_out",
+        "init_from",
+        "source_task",
+    )
+    experiment = Experiment(
+        strategy=STRATEGIES[options["strategy"]],
+        recipe=recipe,
+        note=note,
+        **{name: options[name] for name in same},
+    )
+    machine = this_machine(options["device"], fp32=options["fp32"])
+
+    def watch(folder: Path, epochs: int) -> FoldWatch:
+        return FoldWatch(folder, epochs, rank=machine.rank, tensorboard=options["tensorboard"])
+
+    done = run_experiment(experiment, machine, existing=options["existing"] or "refuse", watch=watch)
+    click.echo(f"wrote {done}")
+
+
+_recipe_options(train)

@@ -1,0 +1,175 @@
+"""Images at the network's resolution, in memory, and the crops that are drawn from them.
+
+An image is resampled once from its own microns per pixel to the canvas', with the kernel
+that inference uses (``BundleSpec.resample``). The crops of an epoch depend only on the
+seed, the fold and the epoch: whoever makes them, in whatever order, makes the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from wsiseg.resample import Kernel, resize
+from wsiseg.train.augment import ColourShift, Window, draw_colour, draw_window, turned
+from wsiseg.train.cases import Case, read_mask, read_rgb
+from wsiseg.train.recipe import Recipe
+
+__all__ = ["Batch", "Sample", "cut", "epoch_batches", "load_samples", "plan_epoch"]
+
+LOADERS = 2
+HALF = 128  # a resampled mask is tumour from here on
+AHEAD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A case in memory, in canvas pixels: RGB (Y, X, 3), and its mask (Y, X) of 0 and 255."""
+
+    case: Case
+    rgb_YX3: npt.NDArray[np.uint8]
+    mask_YX: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step learns from.
+
+    Attributes:
+        rgb_B3YX: uint8 RGB.
+        tumour_BYX: float32, 1 where there is tumour.
+        counted_BYX: float32, 0 where a crop reaches outside its image; the loss leaves it out.
+        colour: how the colours are to be changed on the device.
+        keys: the cases' keys, to name them when something goes wrong.
+    """
+
+    rgb_B3YX: Tensor
+    tumour_BYX: Tensor
+    counted_BYX: Tensor
+    colour: ColourShift
+    keys: tuple[str, ...]
+
+
+def load_samples(cases: Sequence[Case], *, mpp: float, kernel: Kernel) -> list[Sample]:
+    """Read cases and resample them to ``mpp``; in the order given.
+
+    A mask is resampled as an image of 0 and 255 and cut at the middle.
+    """
+
+    def load(case: Case) -> Sample:
+        rgb_YX3, mask_YX = read_rgb(case.image), read_mask(case.mask)
+        height, width = (max(1, round(side * case.mpp / mpp)) for side in mask_YX.shape)
+        grey_YX = resize(mask_YX, (height, width), kernel=kernel)
+        mask_YX = np.where(grey_YX >= HALF, np.uint8(255), np.uint8(0))
+        return Sample(case, resize(rgb_YX3, (height, width), kernel=kernel), mask_YX)
+
+    with ThreadPoolExecutor(LOADERS) as pool:
+        return list(pool.map(load, cases))
+
+
+def plan_epoch(samples: Sequence[Sample], recipe: Recipe, rng: np.random.Generator) -> list[int]:
+    """Which sample each crop of an epoch comes from, in order; whole batches, at least one.
+
+    An image gives as many crops as its area holds, at least one. With ``balance`` the same
+    number of crops is drawn so that every domain is equally likely.
+    """
+    counts = [max(1, round(sample.mask_YX.size / recipe.crop**2)) for sample in samples]
+    total = -(-sum(counts) // recipe.batch) * recipe.batch
+    if recipe.balance:
+        domains = [(sample.case.task, sample.case.domain) for sample in samples]
+        size = {
+            domain: sum(c for c, d in zip(counts, domains, strict=True) if d == domain) for domain in domains
+        }
+        weights = np.array([c / size[d] for c, d in zip(counts, domains, strict=True)])
+        return [int(i) for i in rng.choice(len(samples), total, p=weights / weights.sum())]
+    every = np.repeat(np.arange(len(samples)), counts)
+    more = rng.choice(every, total - len(every))
+    return [int(i) for i in rng.permutation(np.concatenate([every, more]))]
+
+
+def cut(
+    sample: Sample, window: Window, *, crop: int, kernel: Kernel
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """RGB (crop, crop, 3), mask and what counts (crop, crop; 0 or 255) of one window.
+
+    Outside the image is white, as it is outside a slide, and does not count.
+    """
+    height, width = sample.mask_YX.shape
+    x, y, side = window.x, window.y, window.side
+    left, top = max(0, -int(np.floor(x))), max(0, -int(np.floor(y)))
+    right, bottom = max(0, int(np.ceil(x + side)) - width), max(0, int(np.ceil(y + side)) - height)
+    rgb_YX3, mask_YX = sample.rgb_YX3, sample.mask_YX
+    if left or top or right or bottom:
+        pad = ((top, bottom), (left, right))
+        rgb_YX3 = np.pad(rgb_YX3, (*pad, (0, 0)), constant_values=255)
+        mask_YX = np.pad(mask_YX, pad)
+    box = (
+        max(0.0, x + left),
+        max(0.0, y + top),
+        min(x + left + side, mask_YX.shape[1]),
+        min(y + top + side, mask_YX.shape[0]),
+    )
+    rgb = resize(rgb_YX3, (crop, crop), kernel=kernel, box=box)
+    grey = resize(mask_YX, (crop, crop), kernel=kernel, box=box)
+    centres = (np.arange(crop) + 0.5) * side / crop
+    inside = np.outer(
+        (y + centres >= 0) & (y + centres <= height), (x + centres >= 0) & (x + centres <= width)
+    )
+    mask = np.where(grey >= HALF, np.uint8(255), np.uint8(0))
+    counted = np.where(inside, np.uint8(255), np.uint8(0))
+    return turned(rgb, window), turned(mask, window), turned(counted, window)
+
+
+def epoch_batches(
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    seed: tuple[int, ...],
+    *,
+    share: tuple[int, int],
+    kernel: Kernel,
+) -> Iterator[Batch]:
+    """The batches of one epoch, made ahead by threads; the same for the same ``seed``.
+
+    ``share`` = (rank, ranks): of every batch this process takes each ``ranks``-th crop.
+    """
+    order = plan_epoch(samples, recipe, np.random.default_rng(seed))
+    rank, ranks = share
+
+    def make(start: int) -> Batch:
+        rng = np.random.default_rng((*seed, start, rank))
+        chosen = [samples[i] for i in order[start : start + recipe.batch][rank::ranks]]
+        return _batch(chosen, recipe, rng, kernel)
+
+    with ThreadPoolExecutor(LOADERS) as pool:
+        waiting: list[Future[Batch]] = []
+        for start in range(0, len(order), recipe.batch):
+            waiting.append(pool.submit(make, start))
+            if len(waiting) > AHEAD:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def _batch(samples: Sequence[Sample], recipe: Recipe, rng: np.random.Generator, kernel: Kernel) -> Batch:
+    cuts = []
+    for sample in samples:
+        window = draw_window(
+            rng,
+            sample.mask_YX.shape,
+            crop=recipe.crop,
+            scale_jitter=recipe.scale_jitter,
+            flips=recipe.flips,
+        )
+        cuts.append(cut(sample, window, crop=recipe.crop, kernel=kernel))
+    rgb_BYX3, mask_BYX, counted_BYX = (np.stack(arrays) for arrays in zip(*cuts, strict=True))
+    return Batch(
+        torch.from_numpy(rgb_BYX3).permute(0, 3, 1, 2),
+        torch.from_numpy(mask_BYX).float() / 255,
+        torch.from_numpy(counted_BYX).float() / 255,
+        draw_colour(rng, len(samples), colour=recipe.colour_jitter, stain=recipe.stain_jitter),
+        tuple(sample.case.key for sample in samples),
+    )

@@ -1,0 +1,99 @@
+"""What is trained, on what, and where it goes; and the folds that follow from it. No torch here."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from wsiseg.bundle import BundleSpec, FoldFile
+from wsiseg.errors import UsageError
+from wsiseg.train.cases import Case, limited, read_cases, tasks_of
+from wsiseg.train.folds import Fold, folds_of, joined, leave_domain_out
+from wsiseg.train.recipe import Recipe
+from wsiseg.train.strategies import Strategy
+
+__all__ = ["Experiment", "plan_folds"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What is trained, on what, and where it goes.
+
+    Attributes:
+        data, task, strategy, recipe: the paper's four.
+        out: the bundle's folder; its name is the bundle's name.
+        image_mpp: microns per pixel of images that no manifest tells of; None is the working mpp.
+        limit: use only so many cases of each domain.
+        leave_domain_out: one fold for each domain instead of K.
+        train_folds: train only the first so many folds.
+        init_from: a bundle from which each fold starts, fold by fold.
+        source_task: the task that cross-task training starts from; None is the only other one.
+        note: lines to add to the card's limits.
+    """
+
+    data: Path
+    task: str
+    strategy: Strategy
+    recipe: Recipe
+    out: Path
+    image_mpp: float | None = None
+    limit: int | None = None
+    leave_domain_out: bool = False
+    train_folds: int | None = None
+    init_from: Path | None = None
+    source_task: str | None = None
+    note: str = ""
+
+    @property
+    def spec(self) -> BundleSpec:
+        """How the bundle will want to be used; its folds, licence and data are not yet filled in.
+
+        Raises:
+            UsageError: the folder's name is no name for a bundle.
+        """
+        unknown = FoldFile(file="fold.safetensors", sha256="0" * 64)
+        try:
+            return BundleSpec(
+                name=self.out.resolve().name,
+                encoder=self.recipe.encoder,
+                mpp=self.recipe.mpp,
+                folds=(unknown,),
+                licence="",
+                trained_on="",
+            )
+        except ValidationError as error:
+            msg = f"{self.out} cannot be a bundle: {error.errors()[0]['msg']} (letters, digits, _ . -)"
+            raise UsageError(msg) from error
+
+
+def plan_folds(experiment: Experiment) -> tuple[tuple[Case, ...], tuple[Fold, ...]]:
+    """The cases of the whole data folder, and the folds to train on them.
+
+    Raises:
+        DataError: cases cannot be used or are too few. UsageError: the data has no such task.
+    """
+    image_mpp = experiment.image_mpp or experiment.recipe.mpp
+    cases = limited(read_cases(experiment.data, image_mpp=image_mpp), experiment.limit)
+    assumed = sum(case.mpp_is == "assumed" for case in cases)
+    if assumed:
+        log.warning("%d images without a stated resolution are taken to be at %g µm/px", assumed, image_mpp)
+    tasks = tasks_of(cases)
+    if experiment.task not in tasks:
+        msg = f"{experiment.data} has no task {experiment.task!r}; it has {', '.join(tasks)}"
+        raise UsageError(msg)
+    chosen = _folds(experiment, cases, experiment.task)
+    if experiment.strategy.all_tasks:
+        others = [task for task in tasks if task != experiment.task]
+        dealt = [] if experiment.leave_domain_out else [_folds(experiment, cases, task) for task in others]
+        chosen = joined(chosen, dealt or [case for case in cases if case.task in others])
+    return cases, chosen[: experiment.train_folds]
+
+
+def _folds(experiment: Experiment, cases: Sequence[Case], task: str) -> tuple[Fold, ...]:
+    if experiment.leave_domain_out:
+        return leave_domain_out(cases, task)
+    return folds_of(cases, task, experiment.recipe.folds, seed=experiment.recipe.seed)

@@ -1,0 +1,182 @@
+"""One experiment from data to bundle: folds, networks, scores, card.
+
+A finished fold is never trained again, and a half-trained one is taken up from its last epoch.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from wsiseg.bundle import find_bundle, load_spec
+from wsiseg.errors import OutputError, UsageError
+from wsiseg.model import Network, TorchPredictor, build_network, load_fold, save_fold
+from wsiseg.train.cases import tasks_of
+from wsiseg.train.data import Sample, load_samples
+from wsiseg.train.experiment import Experiment, plan_folds
+from wsiseg.train.folds import Fold
+from wsiseg.train.loop import Job, Watch, judge, train_fold
+from wsiseg.train.machine import Machine
+from wsiseg.train.publish import publish, versions
+from wsiseg.train.records import read_run, run_folder, write_run, write_scores
+from wsiseg.train.starts import starting_weights
+from wsiseg.train.strategies import STRATEGIES
+
+__all__ = ["run_experiment"]
+
+log = logging.getLogger(__name__)
+
+Existing = Literal["refuse", "resume", "overwrite"]
+
+
+def run_experiment(
+    experiment: Experiment,
+    machine: Machine,
+    *,
+    existing: Existing = "refuse",
+    watch: Callable[[Path, int], Watch],
+) -> Path:
+    """Train every fold that is not finished and write the bundle; return its folder.
+
+    ``watch`` makes someone to be told, for a fold's folder and its number of steps.
+
+    Raises:
+        OutputError: the folder holds a training of another kind, or one to be resumed.
+        DataError, UsageError, BundleError: see what they say.
+    """
+    cases, folds = plan_folds(experiment)
+    experiment = _with_source(experiment, tasks_of(cases), machine, existing=existing, watch=watch)
+    starts = starting_weights(experiment.init_from, folds)
+    _begin(experiment, folds, machine, existing)
+    wanted = {case.key: case for fold in folds for case in (*fold.train, *fold.valid)}
+    loaded = load_samples(
+        list(wanted.values()), mpp=experiment.spec.canvas_mpp, kernel=experiment.spec.resample
+    )
+    samples = {sample.case.key: sample for sample in loaded}
+    files = []
+    for number, (fold, start) in enumerate(zip(folds, starts, strict=True)):
+        files.append(_one_fold(experiment, (number, fold, start), samples, machine=machine, watch=watch))
+    if not machine.rank:
+        publish(experiment, folds, files, machine)
+    machine.wait()
+    return experiment.out
+
+
+def _one_fold(
+    experiment: Experiment,
+    which: tuple[int, Fold, Path | None],
+    samples: dict[str, Sample],
+    *,
+    machine: Machine,
+    watch: Callable[[Path, int], Watch],
+) -> Path:
+    number, fold, start = which
+    recipe, spec = experiment.recipe, experiment.spec
+    folder = run_folder(experiment.out) / f"fold-{fold.name}"
+    weights = experiment.out / f"fold-{fold.name}.safetensors"
+    if (folder / "scores.csv").is_file() and weights.is_file():
+        log.info("fold %s is finished already", fold.name)
+        return weights
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed * 1000 + number)
+    network = _network(experiment, start)
+    train, valid = ([samples[case.key] for case in half] for half in (fold.train, fold.valid))
+    job = Job(fold.name, (recipe.seed, number), train, valid, folder, spec.resample)
+    train_fold(network, job, recipe, machine=machine, watch=watch(folder, recipe.epochs))
+    if not machine.rank:
+        if recipe.keep == "best":
+            load_fold(network, folder / "best.safetensors")
+        save_fold(network, weights)
+        load_fold(network, weights)
+        predictor = TorchPredictor([network], machine.device, batch=1, fp32=not machine.half)
+        write_scores(folder / "scores.csv", judge(predictor, valid, fold=fold.name))
+    machine.wait()
+    return weights
+
+
+def _network(experiment: Experiment, start: Path | None) -> Network:
+    spec, recipe = experiment.spec, experiment.recipe
+    weights = None if recipe.encoder_weights == "none" or start else recipe.encoder_weights
+    network = build_network(recipe.encoder, mean=spec.mean, std=spec.std, encoder_weights=weights)
+    if start:
+        load_fold(network, start)
+    return network
+
+
+def _with_source(
+    experiment: Experiment,
+    tasks: tuple[str, ...],
+    machine: Machine,
+    *,
+    existing: Existing,
+    watch: Callable[[Path, int], Watch],
+) -> Experiment:
+    """The experiment with the bundle it starts from; a source that is asked for is trained first."""
+    if not experiment.strategy.from_other or experiment.init_from:
+        return experiment
+    others = [task for task in tasks if task != experiment.task]
+    source = experiment.source_task or (others[0] if len(others) == 1 else None)
+    if source not in others:
+        msg = f"cross-task training of {experiment.task} needs --source-task, one of: {', '.join(others)}"
+        raise UsageError(msg)
+    first = replace(
+        experiment,
+        task=source,
+        strategy=STRATEGIES["standard"],
+        out=run_folder(experiment.out) / f"source-{source}",
+        source_task=None,
+    )
+    kept: Existing = "overwrite" if existing == "overwrite" else "resume"
+    return replace(experiment, init_from=run_experiment(first, machine, existing=kept, watch=watch))
+
+
+def _begin(experiment: Experiment, folds: Sequence[Fold], machine: Machine, existing: Existing) -> None:
+    """Make the folder ready and write the record, or check that it is of this training."""
+    record = _record(experiment, folds)
+    found = read_run(experiment.out)
+    if machine.rank:
+        machine.wait()
+        return
+    if existing == "overwrite" and found:
+        for path in (*experiment.out.glob("fold-*.safetensors"), *run_folder(experiment.out).glob("fold-*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        found = None
+    same = ("task", "strategy", "recipe", "folds", "trained")
+    changed = [name for name in same if found and found.get(name) != json.loads(json.dumps(record[name]))]
+    if changed:
+        msg = (
+            f"{experiment.out} holds another training (its {', '.join(changed)} differ): "
+            "pass --overwrite, or another -o"
+        )
+        raise OutputError(msg)
+    if found and existing == "refuse":
+        msg = (
+            f"{experiment.out} holds this training already: pass --resume to go on, --overwrite to begin anew"
+        )
+        raise OutputError(msg)
+    if not found and (experiment.out / "bundle.json").exists() and existing != "overwrite":
+        msg = f"{experiment.out} holds a bundle that was not trained here: choose another -o"
+        raise OutputError(msg)
+    write_run(experiment.out, record)
+    machine.wait()
+
+
+def _record(experiment: Experiment, folds: Sequence[Fold]) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "task": experiment.task,
+        "strategy": experiment.strategy.name,
+        "leave_domain_out": experiment.leave_domain_out,
+        "data": str(experiment.data),
+        "limit": experiment.limit,
+        "init_from": experiment.init_from and load_spec(find_bundle(experiment.init_from)).weights_key,
+        "recipe": experiment.recipe.model_dump(),
+        "folds": {fold.name: [case.key for case in fold.valid] for fold in folds},
+        "trained": {fold.name: sorted({case.group for case in fold.train}) for fold in folds},
+        "versions": versions(),
+    }
