@@ -72,8 +72,8 @@ def at_once(slide: ArraySlide, predictor: Predict, margin: int) -> Rgb:
     around = slide.info.extent.grown(margin)
     rgb_YX3 = slide.read(around, (around.h, around.w))
     stats_CYX = mean_and_spread(predictor(rgb_YX3[None]))[:, 0]
-    whole: Rgb = stats_CYX[:, *slide.info.extent.within(around)]
-    return whole
+    whole_CYX: Rgb = np.asarray(stats_CYX[:, *slide.info.extent.within(around)])
+    return whole_CYX
 
 
 def noise(seed: int, height: int, width: int) -> Rgb:
@@ -81,7 +81,7 @@ def noise(seed: int, height: int, width: int) -> Rgb:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 2, (-(-height // 7), -(-width // 7), 1), np.uint8).repeat(7, 0).repeat(7, 1)
     fine = rng.integers(0, 90, (height, width, 3), np.uint8)
-    return (coarse[:height, :width] * np.uint8(160) + fine).astype(np.uint8)
+    return np.asarray(coarse[:height, :width] * np.uint8(160) + fine, np.uint8)
 
 
 cuts = st.fixed_dictionaries(

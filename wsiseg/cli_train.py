@@ -27,13 +27,25 @@ def _recipe_options(command: click.Command) -> click.Command:
 
 
 @click.command()
-@click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="standard", show_default=True)
+@click.option(
+    "--strategy",
+    type=click.Choice(list(STRATEGIES)),
+    default="standard",
+    show_default=True,
+    help="Learn from the task alone, start from the other task's weights, or learn from both.",
+)
 @click.option(
     "--data", type=click.Path(path_type=Path), required=True, help="Folder with <task>/<domain>/{image,mask}."
 )
 @click.option("--task", required=True, help="The task to train and validate on, such as task1.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="default", show_default=True)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="default",
+    show_default=True,
+    help="The recipe whose fields the options below change; paper is the paper's own.",
+)
 @click.option("--image-mpp", type=float, help="Microns per pixel of images without a manifest.")
 @click.option("--limit", type=click.IntRange(1), help="Use only so many cases of each domain (a trial).")
 @click.option("--train-folds", type=click.IntRange(1), help="Train only the first so many folds.")

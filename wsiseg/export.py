@@ -163,8 +163,8 @@ def _draw(
     thumbnail_YX3: npt.NDArray[np.uint8],
 ) -> Image.Image:
     per_l0 = thumbnail_YX3.shape[1] / manifest.slide.bounds[2]
-    of_tissue = "" if result.tissue_mm2 is None else f" of {result.tissue_mm2:.2f} mm² tissue"
-    words = f"tumor {result.tumor_mm2:.2f} mm²{of_tissue}, {len(kept)} regions at p ≥ {how.threshold:g}"
+    of_tissue = "" if result.tissue_mm2 is None else f" of {result.tissue_mm2:.2f} mm^2 tissue"
+    words = f"tumor {result.tumor_mm2:.2f} mm^2{of_tissue}, regions: {len(kept)}, p >= {how.threshold:g}"
     return draw_overview(
         thumbnail_YX3,
         kept.polygons_N,

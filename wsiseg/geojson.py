@@ -1,4 +1,3 @@
-# ruff: noqa: N815 -- an array's name ends in its axes, in a dataclass too
 """Regions as GeoJSON that QuPath imports: placed on level 0, described, written as a stream.
 
 ``place`` brings polygons into QuPath's pixels, ``features`` describes them one by one,

@@ -133,9 +133,7 @@ def remember_rate(encoder: str, options: MapOptions, seconds: float) -> None:
     Raises:
         OutputError: the cache cannot be written.
     """
-    path = _rates_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps({**_rates(), _key(encoder, options): seconds}, indent=1).encode())
+    write_whole(_rates_file(), json.dumps({**_rates(), _key(encoder, options): seconds}, indent=1).encode())
 
 
 def _rate(folder: Path, spec: BundleSpec, options: MapOptions, plan: Plan) -> float:

@@ -5,6 +5,7 @@ nothing of the slide's own metadata beyond what places and scales the result, so
 patient field can leave with it.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -179,19 +180,21 @@ def versions() -> dict[str, str]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it, and rename it into place.
+    """Write a file under a temporary name, flush it, and rename it into place, its folder made.
 
     Raises:
         OutputError: it cannot be written; nothing of an earlier file is lost.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         msg = f"{path} cannot be written: {error.strerror}"
         raise OutputError(msg) from error

@@ -12,6 +12,7 @@ __all__ = ["MAX_PX", "draw_overview"]
 MAX_PX = 2048
 """The longer side of the picture, in pixels."""
 
+# Pillow's own font has no µ, ² or ≥: what is drawn is plain ASCII.
 TUMOR, INK, PAPER = (200, 0, 0), (40, 40, 40), (255, 255, 255)
 
 
@@ -63,7 +64,7 @@ def _scale_bar(
     """A bar of a round length, at most a quarter of the picture, under the slide."""
     length_um = _round_length(width * mpp / 4)
     length = length_um / mpp
-    words = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"  # noqa: PLR2004 - µm in a mm
+    words = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} um"  # noqa: PLR2004 - µm in a mm
     pen.rectangle((6, top + 8, 6 + length, top + 12), INK)
     pen.text((14 + length, top + 2), words, INK, font)
 

@@ -1,4 +1,3 @@
-# ruff: noqa: N815 -- an array's name ends in its axes, in a dataclass too
 """From a probability map to tumour regions: outline each block, join the blocks, tidy up.
 
 All geometry is in canvas pixels. Outlines run on pixel edges and are exact: the area of a

@@ -1,4 +1,3 @@
-# ruff: noqa: N815 -- an array's name ends in its axes, in a dataclass too
 """Boundaries of pixel regions as rings of corners: whole numbers in, exact polygons out.
 
 Pixel (x, y) covers the square from (x, y) to (x + 1, y + 1); x grows rightwards, y downwards.

@@ -49,7 +49,7 @@ class TissueMask:
         mpp: microns per mask pixel.
     """
 
-    mask_YX: npt.NDArray[np.bool_]  # noqa: N815 - an array's name ends in its axes
+    mask_YX: npt.NDArray[np.bool_]
     scale: Scale
     mpp: float
 

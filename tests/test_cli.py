@@ -1,0 +1,236 @@
+"""The command as a user meets it: exit codes, sentences, what is loaded."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from wsiseg.bundle import BundleSpec, FoldFile
+from wsiseg.cli import main
+from wsiseg.model import build_network, save_fold
+from wsiseg.readers import openslide_reader
+
+SLIDE = "slides/real/CMU-1-Small-Region.svs"
+
+
+def wsiseg(*arguments: str | Path | int) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folds of random weights: a real bundle that has learnt nothing."""
+    folder = tmp_path_factory.mktemp("bundle") / "random"
+    folder.mkdir()
+    folds = []
+    for number in (1, 2):
+        network = build_network("mit_b0", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+        name = f"fold-{number}.safetensors"
+        folds.append(FoldFile(file=name, sha256=save_fold(network, folder / name)))
+    spec = BundleSpec(
+        name="random",
+        encoder="mit_b0",
+        patch_px=750,
+        input_px=512,
+        margin=64,
+        min_area_um2=0,
+        folds=tuple(folds),
+        licence="none",
+        trained_on="nothing",
+    )
+    (folder / "bundle.json").write_text(spec.model_dump_json())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_help_loads_neither_torch_nor_zarr_nor_dask() -> None:
+    code = (
+        "import sys\n"
+        "from wsiseg.cli import main\n"
+        "try: main(['segment', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'zarr', 'dask', 'distributed', 'scipy', 'shapely', 'openslide'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, command in group.commands.items():
+        below = commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+        found.extend(below)
+    return found
+
+
+@pytest.mark.parametrize("path", commands(main), ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    done = wsiseg(*path, "--help")
+    assert done.exit_code == 0
+    assert f"Example: wsiseg {' '.join(path)}" in done.output
+    command: click.Command = main
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+
+
+def test_a_real_slide_becomes_files_that_qupath_imports(tmp_path: Path, shared: Path, bundle: Path) -> None:
+    done = wsiseg("segment", shared / SLIDE, "-o", tmp_path, "--model", bundle, "--device", "cpu", "--json")
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "CMU-1-Small-Region"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "ledger.jsonl", "overview.png", "probability.zarr", "slide.json", "tumor.geojson",
+    ]  # fmt: skip
+    record = json.loads(done.stdout)["record"]
+    assert record["slide"]["mpp"] == 0.499
+    assert record["counts"]["patches"] == 4 * 6
+    assert wsiseg("check", folder / "tumor.geojson").exit_code == 0
+    again = wsiseg("segment", shared / SLIDE, "-o", tmp_path, "--model", bundle, "--device", "cpu")
+    assert "already done" in again.output
+    refused = wsiseg(
+        "segment",
+        shared / SLIDE,
+        "-o",
+        tmp_path,
+        "--model",
+        bundle,
+        "--device",
+        "cpu",
+        "--fp32",
+        "--block",
+        1,
+    )
+    assert refused.exit_code == 1
+    assert "other settings (block" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("TCGA-CR-7395-01A-01-TS1.svs", "has no microns per pixel; pass --slide-mpp"),
+        ("CropBreastSlide.tiff", "264.583 microns per pixel"),
+    ],
+)
+def test_unknown_or_implausible_resolution_is_refused_with_the_fix(
+    tmp_path: Path, shared: Path, bundle: Path, name: str, sentence: str
+) -> None:
+    slide = shared / "slides" / "real" / name
+    done = wsiseg("segment", slide, "-o", tmp_path / "out", "--model", bundle, "--device", "cpu")
+    assert done.exit_code == 1
+    assert sentence in done.output
+    assert "--slide-mpp" in done.output
+    assert not list((tmp_path / "out").glob("*/*"))
+    planned = wsiseg("inspect", slide, "--slide-mpp", "0.5", "--model", bundle, "--device", "cpu")
+    assert planned.exit_code == 0, planned.output
+
+
+def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, shared: Path, bundle: Path) -> None:
+    bad = tmp_path / "bad.svs"
+    bad.write_bytes(b"<html>not found</html>")
+    common = ("-o", tmp_path / "out", "--model", bundle, "--device", "cpu", "--folds", 1)
+    done = wsiseg("segment", bad, shared / SLIDE, *common)
+    assert done.exit_code == 1
+    assert "bad.svs" in done.output
+    rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
+    assert rows[1].startswith("bad,failed,")
+    assert rows[2].startswith("CMU-1-Small-Region,done,")
+    stopped = wsiseg("segment", bad, shared / SLIDE, *common, "--fail-fast", "-o", tmp_path / "fast")
+    assert stopped.exit_code == 1
+    assert len((tmp_path / "fast" / "summary.csv").read_text().splitlines()) == 2
+
+
+def test_inspect_reads_no_full_resolution_pixel(
+    shared: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[int] = []
+    read = openslide_reader.OpenSlideLevels.read_level
+
+    def watched(self: openslide_reader.OpenSlideLevels, level: int, box: tuple[int, int, int, int]) -> object:
+        levels.append(level)
+        return read(self, level, box)
+
+    monkeypatch.setattr(openslide_reader.OpenSlideLevels, "read_level", watched)
+    for slide, seen in ((SLIDE, False), ("slides/derived/aperio-3level-jpeg.svs", True)):
+        levels.clear()
+        done = wsiseg("inspect", shared / slide, "--model", bundle, "--json", "--device", "cpu")
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout)
+        assert 0 not in levels
+        assert bool(levels) == seen == (found["tissue_mm2"] is not None)
+        assert found["patches"] > 0
+        assert found["seconds"] > 0
+
+
+def test_a_missing_model_names_those_there_are(tmp_path: Path) -> None:
+    done = wsiseg("segment", tmp_path / "x.svs", "--model", "nothing", "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "no model bundle 'nothing'" in done.output
+
+
+def test_damaged_weights_are_found_before_they_are_used(tmp_path: Path, shared: Path, bundle: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in bundle.iterdir():
+        content = bytearray(path.read_bytes())
+        if path.name == "fold-2.safetensors":
+            content[len(content) // 2] ^= 1
+        (damaged / path.name).write_bytes(content)
+    done = wsiseg("segment", shared / SLIDE, "--model", damaged, "-o", tmp_path / "out", "--device", "cpu")
+    assert done.exit_code == 1
+    assert "fold-2.safetensors is damaged" in done.output
+
+
+def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
+    assert wsiseg("segment").exit_code == 2
+    assert wsiseg("segment", tmp_path, "--threshold", "1.5").exit_code == 2
+
+
+def test_check_names_the_rule_and_the_feature(tmp_path: Path) -> None:
+    path = tmp_path / "bad.geojson"
+    feature = {
+        "type": "Feature",
+        "id": None,
+        "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [4, 4], [0, 0]]]},
+        "properties": {},
+    }
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    done = wsiseg("check", path)
+    assert done.exit_code == 1
+    assert "feature 0" in done.output
+    assert "refuse the whole file" in done.output
+
+
+def test_the_same_weights_give_the_same_bytes_again(tmp_path: Path, shared: Path, bundle: Path) -> None:
+    hashes = set()
+    for number, block in enumerate((1, 2)):
+        out = tmp_path / str(number)
+        done = wsiseg(
+            "segment", shared / SLIDE, "-o", out, "--model", bundle, "--device", "cpu", "--block", block
+        )
+        assert done.exit_code == 0, done.output
+        hashes.add(hashlib.sha256((out / "CMU-1-Small-Region" / "tumor.geojson").read_bytes()).hexdigest())
+    assert len(hashes) == 1
+
+
+def test_python_dash_m_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "wsiseg", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ,
+    )
+    assert done.stdout.startswith("wsiseg, version")

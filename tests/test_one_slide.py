@@ -1,0 +1,177 @@
+"""A drawn disc, segmented by a predictor that knows its colour, comes back where it was drawn."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import shapely
+from scipy import ndimage
+
+from wsiseg.bundle import BundleSpec, FoldFile
+from wsiseg.canvas import ProbabilityMap
+from wsiseg.errors import OutputError
+from wsiseg.export import Outlining, outlining
+from wsiseg.manifest import SlideManifest
+from wsiseg.one_slide import Job, Progress, SlideRecipe
+from wsiseg.options import MapOptions, PolygonOptions
+from wsiseg.pipeline import PREDICTORS, SLIDES, Predict
+from wsiseg.place import Place
+from wsiseg.qupath import check
+from wsiseg.workers import in_threads, serially
+
+MAKE_SLIDE = Path(__file__).parents[1] / "scripts" / "make_slide.py"
+SPEC = BundleSpec(
+    name="purple",
+    encoder="mit_b0",
+    patch_px=375,
+    input_px=256,
+    margin=64,
+    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
+    licence="none",
+    trained_on="nothing",
+)
+
+
+@dataclass(frozen=True)
+class Purple:
+    """Says tumour where it is as purple as make_slide draws it, once smoothed."""
+
+    def __call__(self) -> Predict:
+        def predict(rgb_BYX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            red_BYX = ndimage.uniform_filter(rgb_BYX3[..., 0].astype(np.float32), (0, 15, 15))
+            return (1 / (1 + np.exp((red_BYX - 165) / 8)))[None].astype(np.float32)
+
+        return predict
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_open() -> Iterator[None]:
+    yield
+    SLIDES.clear()
+    PREDICTORS.clear()
+
+
+def drawn(path: Path, *options: str) -> Path:
+    subprocess.run([sys.executable, MAKE_SLIDE, path, *options], check=True, capture_output=True)
+    return path
+
+
+def job(**changes: object) -> Job:
+    how = replace(outlining(PolygonOptions(), SPEC), **changes.pop("outlining", {}))  # type: ignore[arg-type]
+    first = Job(SPEC, Purple(), "test", MapOptions(), how, overwrite=False, mapper=in_threads(2))
+    return replace(first, **changes)  # type: ignore[arg-type]
+
+
+def quiet(_: Progress) -> None:
+    pass
+
+
+def recipe(path: Path, mpp: float | None = None) -> SlideRecipe:
+    return SlideRecipe(path, mpp, "--slide-mpp", "auto", SPEC)
+
+
+def polygons(folder: Path) -> list[shapely.geometry.base.BaseGeometry]:
+    document = json.loads((folder / "tumor.geojson").read_text())
+    return [shapely.geometry.shape(feature["geometry"]) for feature in document["features"]]
+
+
+def assert_is_disc(polygon: shapely.geometry.base.BaseGeometry, x: float, y: float, r: float) -> None:
+    assert polygon.centroid.distance(shapely.Point(x, y)) < 4
+    assert polygon.area == pytest.approx(np.pi * r**2, rel=0.04)
+    assert polygon.hausdorff_distance(shapely.Point(x, y).buffer(r)) < 25
+
+
+@pytest.mark.parametrize("mpp", ["0.5", "0.25"])
+def test_a_disc_comes_back_in_its_level_0_place(tmp_path: Path, mpp: str) -> None:
+    slide = drawn(tmp_path / "disc.svs", "--side", "2600", "--mpp", mpp, "--disc", "1500,1100,400")
+    manifest, skipped = job().segment(recipe(slide), tmp_path / "out", quiet)
+    (polygon,) = polygons(tmp_path / "out")
+    assert_is_disc(polygon, 1500, 1100, 400)
+    assert not skipped
+    assert manifest.result.tumor_mm2 == pytest.approx(np.pi * (400 * float(mpp) / 1000) ** 2, rel=0.04)
+    assert manifest.slide.mpp == pytest.approx(float(mpp))
+    assert [p for p in check(tmp_path / "out" / "tumor.geojson") if p.severity == "error"] == []
+
+
+def test_with_bounds_the_disc_is_placed_as_qupath_counts_or_as_level_0_counts(tmp_path: Path) -> None:
+    slide = drawn(
+        tmp_path / "sparse.tiff",
+        "--side",
+        "4096",
+        "--disc",
+        "2600,2300,350",
+        "--sparse",
+        "1536,1280,2048,2048",
+    )
+    for origin, shift in (("qupath", (1536, 1280)), ("level0", (0, 0))):
+        out = tmp_path / origin
+        manifest, _ = job(outlining={"origin": origin}).segment(recipe(slide, 0.5), out, quiet)
+        assert manifest.slide.bounds == (1536, 1280, 2048, 2048)
+        (polygon,) = polygons(out)
+        assert_is_disc(polygon, 2600 - shift[0], 2300 - shift[1], 350)
+        assert json.loads((out / "tumor.geojson").read_text())["wsiseg"]["origin_level0_px"] == list(shift)
+
+
+def test_block_size_and_threads_move_no_byte(tmp_path: Path) -> None:
+    slide = drawn(tmp_path / "disc.svs", "--side", "2048", "--disc", "900,1100,400", "--disc", "1500,500,150")
+    found = set()
+    for number, (block, mapper) in enumerate([(1, serially), (2, in_threads(3)), (3, in_threads(2))]):
+        out = tmp_path / str(number)
+        job(map_options=replace(MapOptions(), block=block), mapper=mapper).segment(recipe(slide), out, quiet)
+        canvas = ProbabilityMap.open(out / "probability.zarr")
+        found.add((canvas.read(canvas.grid.extent).tobytes(), (out / "tumor.geojson").read_bytes()))
+    assert len(found) == 1
+
+
+def test_a_finished_slide_is_skipped_and_one_of_other_settings_refused(tmp_path: Path) -> None:
+    slide, out = drawn(tmp_path / "disc.svs", "--side", "1024", "--disc", "500,500,200"), tmp_path / "out"
+    manifest, _ = job().segment(recipe(slide), out, quiet)
+    assert job().segment(recipe(slide), out, quiet) == (manifest, True)
+    with pytest.raises(OutputError, match=r"\(numerics\); use --overwrite"):
+        job(numerics="other").segment(recipe(slide), out, quiet)
+    with pytest.raises(OutputError, match="outlined with other options"):
+        job(outlining={"threshold": 0.4}).segment(recipe(slide), out, quiet)
+    again, skipped = job(numerics="other", overwrite=True).segment(recipe(slide), out, quiet)
+    assert not skipped
+    assert again.settings["numerics"] == "other"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disc.svs", "out"]
+
+
+def test_two_runs_on_one_output_do_not_mix(tmp_path: Path) -> None:
+    slide, out = drawn(tmp_path / "disc.svs", "--side", "512"), tmp_path / "out"
+    with Place(out).claimed(), pytest.raises(OutputError, match=r"being written by .+ pid \d+"):
+        job().segment(recipe(slide), out, quiet)
+    job().segment(recipe(slide), out, quiet)
+
+
+def test_a_slide_without_tumour_still_gets_a_file_and_the_reason(tmp_path: Path) -> None:
+    slide, out = drawn(tmp_path / "none.svs", "--side", "1024"), tmp_path / "out"
+    manifest, _ = job().segment(recipe(slide), out, quiet)
+    assert polygons(out) == []
+    assert "no region of 5000 µm² or more reaches 0.5" in manifest.result.note
+    assert manifest.result.mean_probability is None
+
+
+def test_the_record_says_all_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    slide, out = drawn(tmp_path / "disc.svs", "--side", "1024", "--disc", "500,500,200"), tmp_path / "out"
+    manifest, _ = job().segment(recipe(slide), out, quiet)
+    assert SlideManifest.read(out / "slide.json") == manifest
+    assert SlideManifest.model_validate_json(manifest.model_dump_json()) == manifest
+    assert manifest.counts.polygons == 1
+    assert Outlining(**manifest.polygon_options) == job().outlining
+    assert str(tmp_path) not in (out / "slide.json").read_text()
+
+
+def test_a_damaged_record_is_refused_and_not_overwritten(tmp_path: Path) -> None:
+    slide, out = drawn(tmp_path / "disc.svs", "--side", "512"), tmp_path / "out"
+    job().segment(recipe(slide), out, quiet)
+    (out / "slide.json").write_text("{}")
+    with pytest.raises(OutputError, match="not a slide record"):
+        job().segment(recipe(slide), out, quiet)
+    assert (out / "slide.json").read_text() == "{}"
