@@ -24,6 +24,8 @@ __all__ = ["Regions", "join", "outline", "threshold_u8", "tidy", "within_budget"
 LEVELS = 255
 """A stored probability or disagreement is round(value × LEVELS)."""
 
+_MOST_SIMPLIFIED_PX = 64
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -184,22 +186,23 @@ def tidy(regions: Regions, *, min_area_px: float, min_hole_px: float, simplify_p
 def within_budget(regions: Regions, *, simplify_px: float, max_vertices: int) -> tuple[Regions, float]:
     """Simplify by ``simplify_px``, or by as much more as it takes to stay under ``max_vertices``.
 
-    Each try simplifies the given regions, not the last try, by √2 times as much; tries end
-    where 64 px bring no fit either. Returns the regions and the tolerance used, in canvas px.
+    What was simplified by ``simplify_px`` is simplified again, each try by √2 times as much as
+    the one before; tries end at 64 px, fit or no fit. Returns the regions and the tolerance of
+    the last try, in canvas px.
     """
-    tolerance = simplify_px
-    while True:
-        polygons = _simplified(regions.polygons_N, tolerance)
-        simple = Regions(polygons, regions.area_px_N, regions.mean_prob_N, regions.spread_N)
-        if simple.vertices <= max_vertices or tolerance >= 64:  # noqa: PLR2004 -- said in the docstring
-            return simple, tolerance
+    tolerance, first = simplify_px, _simplified(regions.polygons_N, simplify_px)
+    polygons = first
+    while shapely.get_num_coordinates(polygons).sum() > max_vertices and tolerance < _MOST_SIMPLIFIED_PX:
         tolerance = max(tolerance * math.sqrt(2), 0.5)
+        polygons = _simplified(first, tolerance)
+    return Regions(polygons, regions.area_px_N, regions.mean_prob_N, regions.spread_N), tolerance
 
 
 def _simplified(polygons_N: Polygons, simplify_px: float) -> Polygons:
-    """Polygons with the vertices left out that move the outline by less than ``simplify_px``.
+    """Polygons with the vertices left out that lie within ``simplify_px`` of the line without them.
 
-    One that would come out invalid is left as it is.
+    An outline moves by less than twice that: GEOS looks at a ring's first vertex last. One that
+    would come out invalid is left as it is.
     """
     if simplify_px <= 0:
         return polygons_N
