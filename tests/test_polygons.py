@@ -168,7 +168,7 @@ def test_joining_nothing_gives_no_region() -> None:
 
 
 @given(masks | blobs, st.booleans())
-def test_regions_survive_a_pickle(mask: Mask, half: bool) -> None:  # noqa: FBT001 -- Hypothesis passes it
+def test_regions_survive_a_pickle(mask: Mask, half: bool) -> None:
     regions = outlined(*maps_of(mask))
     if half:
         moved = shapely.transform(regions.polygons_N, lambda xy: xy + 0.5)

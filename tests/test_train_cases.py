@@ -107,7 +107,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("made", [True, False])
-def test_an_empty_folder_says_what_was_expected(tmp_path: Path, made: bool) -> None:  # noqa: FBT001  # a parameter
+def test_an_empty_folder_says_what_was_expected(tmp_path: Path, made: bool) -> None:  # a parameter
     with pytest.raises(DataError, match="<task>/<domain>/image"):
         read_cases(tmp_path if made else tmp_path / "none", image_mpp=0.5)
 
