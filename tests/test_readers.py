@@ -1,0 +1,328 @@
+"""Every reader gives the same pixels for the same tissue, or one clear sentence."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsiseg.errors import ResolutionError, SlideError, SlideOpenError, SlideReadError, UsageError
+from wsiseg.geometry import L0, Box, Canvas, Scale
+from wsiseg.readers import READERS, open_slide
+from wsiseg.readers.levels import Facts, Level, Raw
+from wsiseg.readers.pyramid import PyramidSlide
+from wsiseg.readers.resolution import Mpp, choose_mpp
+from wsiseg.resample import resize
+from wsiseg.testing import array_info
+
+Rgb = npt.NDArray[np.uint8]
+CMU = "slides/real/CMU-1-Small-Region.svs"
+
+
+def picture(height: int, width: int, seed: int = 0) -> Rgb:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+class ArrayLevels:
+    """A pyramid in memory; breaks as often as it is told to."""
+
+    foreign: tuple[type[Exception], ...] = (OSError,)
+
+    def __init__(self, levels: list[Rgb], failures: list[Exception] | None = None) -> None:
+        self.levels = levels
+        self.failures = failures if failures is not None else []
+        self.reads: list[tuple[int, tuple[int, int, int, int]]] = []
+        sizes = tuple(Level(level.shape[1], level.shape[0]) for level in levels)
+        self.facts = Facts("array 1", "array", sizes, None, (0.5, 0.5), "test", None)
+
+    def read_level(self, level: int, box: tuple[int, int, int, int]) -> Raw:
+        if self.failures:
+            raise self.failures.pop()
+        x, y, w, h = box
+        self.reads.append((level, box))
+        return Raw(self.levels[level][y : y + h, x : x + w])
+
+    def close(self) -> None:
+        pass
+
+
+def slide_of(levels: list[Rgb], failures: list[Exception] | None = None) -> tuple[PyramidSlide, ArrayLevels]:
+    source = ArrayLevels(levels, failures)
+    height, width, _ = levels[0].shape
+    return PyramidSlide(
+        Path("x.tif"), source, array_info(width, height), reopen=lambda _: source, kernel="bilinear"
+    ), source
+
+
+def assert_cut_is_part(slide: PyramidSlide, scale: Scale, box: Box[Canvas], part: Box[Canvas]) -> None:
+    whole = slide.read(scale.to_l0(box), (box.h, box.w))
+    small = slide.read(scale.to_l0(part), (part.h, part.w))
+    assert np.array_equal(whole[part.within(box)], small)
+
+
+LEVELS = [picture(1900, 2300), picture(950, 1150, 1), picture(316, 383, 2)]
+"""Downsamples 1, 2 and 6.0 (a level cut to whole pixels)."""
+FRACTIONAL = [picture(1900, 2300), picture(700, 847, 1)]
+"""A second level 2.714 and 2.716 times smaller: no whole factor explains it."""
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from([LEVELS, FRACTIONAL]),
+    st.floats(0.6, 7.0),
+    st.integers(-2, 6),
+    st.integers(-2, 6),
+    st.integers(1, 3),
+    st.integers(1, 3),
+)
+def test_a_pixel_does_not_depend_on_the_box_it_was_read_with(
+    levels: list[Rgb], factor: float, x: int, y: int, w: int, h: int
+) -> None:
+    slide, _ = slide_of(levels)
+    scale = Scale.snapped(factor, 128)
+    part: Box[Canvas] = Box(128 * x, 128 * y, 128 * w, 128 * h)
+    around: Box[Canvas] = Box(part.x - 128, part.y - 256, part.w + 384, part.h + 384)
+    assert_cut_is_part(slide, scale, around, part)
+
+
+@pytest.mark.parametrize(
+    "name", [CMU, "slides/derived/aperio-3level-jpeg.svs", "slides/real/TCGA-CR-7395-01A-01-TS1.svs"]
+)
+@pytest.mark.parametrize("mpp", [0.5, 1.0, 1.1])
+def test_the_same_on_real_slides(shared: Path, name: str, mpp: float) -> None:
+    with open_slide(shared / name, mpp=0.5) as slide:
+        scale = Scale.snapped(mpp / 0.5, 128)
+        assert_cut_is_part(slide, scale, Box(0, 0, 768, 640), Box(256, 128, 384, 384))
+
+
+def test_without_shrinking_the_pixels_are_the_files_own() -> None:
+    slide, _ = slide_of(LEVELS)
+    assert np.array_equal(slide.read(Box(300, 200, 500, 400), (400, 500)), LEVELS[0][200:600, 300:800])
+
+
+def test_shrinking_is_one_resize_of_the_whole() -> None:
+    slide, source = slide_of(LEVELS[:1])
+    found = slide.read(Box(0, 0, 2300, 1900), (950, 1150))
+    inner = np.s_[2:-2, 2:-2]  # at the rim, white is mixed in
+    assert np.array_equal(found[inner], resize(LEVELS[0], (950, 1150), kernel="bilinear")[inner])
+    assert {level for level, _ in source.reads} == {0}
+
+
+@pytest.mark.parametrize(
+    ("step", "level"), [(0.5, 0), (1.0, 0), (1.9, 0), (2.0, 1), (5.9, 1), (6.1, 2), (30.0, 2)]
+)
+def test_the_level_is_the_coarsest_that_is_fine_enough(step: float, level: int) -> None:
+    slide, source = slide_of(LEVELS)
+    slide.read(Box(0, 0, 1800, 1800), (round(1800 / step), round(1800 / step)))
+    assert {used for used, _ in source.reads} == {level}
+
+
+def test_outside_the_slide_is_white_and_nothing_is_black(shared: Path) -> None:
+    slide, _ = slide_of([np.zeros((100, 100, 3), np.uint8)])
+    around = slide.read(Box(-50, -50, 200, 200), (200, 200))
+    assert (around[:50] == 255).all()
+    assert (around[50:150, 50:150] == 0).all()
+    assert (slide.read(Box(500, 500, 64, 64), (64, 64)) == 255).all()
+    with open_slide(shared / CMU) as real:
+        width, height = real.info.width, real.info.height
+        corner = real.read(Box(width - 100, height - 100, 400, 400), (400, 400))
+    assert (corner[120:, 120:] == 255).all()
+    assert corner.min() > 0
+
+
+def test_a_dead_handle_is_reopened_once_and_then_the_region_is_named() -> None:
+    slide, _ = slide_of(LEVELS, [OSError("hiccup")])
+    assert np.array_equal(slide.read(Box(0, 0, 50, 50), (50, 50)), LEVELS[0][:50, :50])
+    broken, _ = slide_of(LEVELS, [OSError("torn"), OSError("torn")])
+    with pytest.raises(SlideReadError, match=r"array.tif: the region x=\d+ .* cannot be decoded \(torn\)"):
+        broken.read(Box(100, 100, 50, 50), (50, 50))
+
+
+def test_an_open_slide_refuses_to_be_pickled() -> None:
+    slide, _ = slide_of(LEVELS)
+    with pytest.raises(TypeError, match="send its path"):
+        pickle.dumps(slide)
+
+
+CONTAINERS = {
+    "aperio-3level-jpeg.svs": "openslide",
+    "hamamatsu.ndpi": "openslide",
+    "mirax.mrxs": "openslide",
+    "dicom-cmu-1-small-region-colourfixed/level-0-frames-0-30.dcm": "openslide",
+    "generic-pyramid-nompp.tiff": "openslide",
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_the_same_tissue_has_the_same_pixels_in_another_vendors_container(shared: Path, name: str) -> None:
+    with (
+        open_slide(shared / CMU) as one,
+        open_slide(shared / "slides" / "derived" / name, mpp=0.499) as other,
+    ):
+        assert other.info.reader.startswith(CONTAINERS[name])
+        bounds = other.info.bounds
+        here: Box[L0] = Box(400, 800, 1200, 1200)
+        there: Box[L0] = Box(bounds.x + 400, bounds.y + 800, 1200, 1200)
+        difference = np.abs(one.read(here, (800, 800)).astype(int) - other.read(there, (800, 800)))
+    assert difference.mean() < 4
+
+
+def test_both_readers_agree_on_a_real_slide(shared: Path) -> None:
+    box: Box[L0] = Box(300, 900, 1500, 1500)
+    with open_slide(shared / CMU) as one, open_slide(shared / CMU, reader="tiffslide") as other:
+        assert np.array_equal(one.read(box, (1024, 1024)), other.read(box, (1024, 1024)))
+        assert other.info.reader.startswith("tiffslide")
+
+
+@pytest.mark.parametrize(
+    ("name", "mpp"), [("qupath-OS-1-detail.ome.tif", 0.227), ("instanseg-HE_example.tif", 0.5)]
+)
+def test_what_openslide_does_not_know_is_read_by_tiffslide_and_said_so(
+    shared: Path, name: str, mpp: float
+) -> None:
+    with open_slide(shared / "slides" / "real" / name) as slide:
+        assert slide.info.reader.startswith("tiffslide")
+        assert slide.info.mpp == pytest.approx(mpp, abs=0.001)
+        assert 60 < slide.read(slide.info.bounds, (64, 64)).mean() < 250
+
+
+def test_bounds_of_a_real_mirax_are_found(shared: Path) -> None:
+    with open_slide(shared / "slides/real/mirax/Mirax2-Fluorescence-2.mrxs") as slide:
+        assert slide.info.bounds == Box(9153, 102664, 10439, 7641)
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.5, 0.9, 0.95, 0.99, 0.999])
+def test_a_truncated_slide_is_refused_at_every_cut(shared: Path, tmp_path: Path, cut: float) -> None:
+    content = (shared / CMU).read_bytes()
+    path = tmp_path / "cut.svs"
+    path.write_bytes(content[: int(cut * len(content))])
+    with pytest.raises(SlideOpenError, match=r"cut\.svs"):
+        open_slide(path)
+
+
+def read_all(path: Path) -> None:
+    with open_slide(path, mpp=0.5) as slide:
+        slide.read(slide.info.bounds, (512, 512))
+        slide.read(Box(0, 0, slide.info.width, slide.info.height), (slide.info.height, slide.info.width))
+
+
+HOSTILE = [
+    "hostile-truncated-0.95.svs",
+    "hostile-bitrot.svs",
+    "panimg-dummy-Mirax2-Fluorescence-1.mrxs",
+    "openslide-unopenable.tiff",
+    "histolab-broken-html.svs",
+    "large_image-zero_gi.tif",
+    "openslide-unreadable.svs",
+    "pillow-crash-63b1dffefc8c075ddc606c0a2f5fdc15ece78863.tif",
+    "hostile-gitlfs-pointer.svs",
+    "hostile-empty.svs",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_gets_a_sentence(shared: Path, name: str) -> None:
+    with pytest.raises(SlideError) as caught:
+        read_all(shared / "slides" / "hostile" / name)
+    assert name in str(caught.value)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (folder, "is a folder"),
+        (os.mkfifo, "is a pipe"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_text("<!DOCTYPE html><p>no"), "web page"),
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+        (lambda path: path.write_text("no slide at all"), "no format"),
+        (lambda _: None, "does not exist"),
+    ],
+)
+def test_what_is_no_slide_is_refused_before_a_library_sees_it(
+    tmp_path: Path, make: Callable[[Path], object], sentence: str
+) -> None:
+    make(tmp_path / "x.svs")
+    with pytest.raises(SlideOpenError, match=sentence):
+        open_slide(tmp_path / "x.svs")
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_pixels_that_are_not_8_bit_colour_are_refused(tmp_path: Path, dtype: npt.DTypeLike) -> None:
+    tifffile.imwrite(tmp_path / "deep.ome.tif", np.zeros((64, 64), dtype))
+    with pytest.raises(SlideOpenError, match="8-bit"):
+        open_slide(tmp_path / "deep.ome.tif", mpp=0.5)
+
+
+def test_a_reader_that_is_not_there_is_a_usage_error(shared: Path) -> None:
+    assert set(READERS) == {"openslide", "tiffslide"}
+    with pytest.raises(UsageError, match="choose auto, openslide, tiffslide"):
+        open_slide(shared / CMU, reader="bioformats")
+    with pytest.raises(SlideOpenError, match="no format that openslide knows"):
+        open_slide(shared / "slides/real/instanseg-HE_example.tif", reader="openslide")
+
+
+def test_the_fingerprint_is_of_the_bytes_and_not_of_the_place(shared: Path, tmp_path: Path) -> None:
+    def fingerprint(path: Path) -> str:
+        with open_slide(path, mpp=0.5) as slide:
+            return slide.info.fingerprint
+
+    derived = shared / "slides" / "derived"
+    first = fingerprint(derived / "mirax.mrxs")
+    shutil.copy(derived / "mirax.mrxs", tmp_path / "mirax.mrxs")
+    shutil.copytree(derived / "mirax", tmp_path / "mirax")
+    assert fingerprint(tmp_path / "mirax.mrxs") == first
+    part = tmp_path / "mirax" / "Data0000.dat"
+    part.chmod(0o644)
+    content = bytearray(part.read_bytes())
+    content[-1000] ^= 1
+    part.write_bytes(content)
+    assert fingerprint(tmp_path / "mirax.mrxs") != first
+    slide = tmp_path / "CMU.svs"
+    slide.write_bytes((shared / CMU).read_bytes())
+    before = fingerprint(slide)
+    content = bytearray(slide.read_bytes())
+    content[len(content) // 3] ^= 1
+    slide.write_bytes(content)
+    assert fingerprint(slide) != before
+
+
+given_mpp = st.one_of(st.none(), st.floats(0.001, 400))
+
+
+@given(
+    st.one_of(st.none(), st.floats(0.001, 10)),
+    given_mpp,
+    given_mpp,
+    st.one_of(st.none(), st.floats(0.1, 200)),
+)
+def test_a_resolution_is_plausible_or_refused_and_an_implausible_one_never_passed_over(
+    explicit: float | None, x: float | None, y: float | None, objective: float | None
+) -> None:
+    mpp = None if explicit is None else Mpp(explicit, "--slide-mpp")
+    try:
+        chosen = choose_mpp("s.svs", mpp, (x, y), metadata_source="meta", objective=objective)
+    except ResolutionError:
+        return
+    assert 0.1 <= chosen.value <= 2.0
+    if explicit is not None:
+        assert chosen == (explicit, "--slide-mpp")
+    elif x is not None or y is not None:
+        assert chosen.source == "meta"
+        assert x is not None
+        assert y is not None
+        assert abs(x - y) <= 0.02 * chosen.value
+    else:
+        assert objective is not None
+        assert chosen == (10 / objective, f"objective power {objective:g}")
