@@ -4,9 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
+BENCH  := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint check format clean
+.PHONY: help install dev demo test lint check format bench clean
 .DELETE_ON_ERROR:
 
 help: ## Say what can be made
@@ -34,6 +35,9 @@ format: $(DEV) ## Put the code into its one format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+bench: $(BENCH) ## Time wsiseg against a careful script: make bench [ARGS="--side 30000 --rounds 5"]
+	@$(BIN)/python scripts/bench.py $(or $(ARGS),--quick)
+
 clean: ## Remove .venv, caches and what the demo wrote
 	rm -rf $(VENV) .demo demo-output dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
@@ -46,6 +50,10 @@ $(RUN): pyproject.toml
 
 $(DEV): pyproject.toml
 	$(call venv-with,.[dev])
+	@touch $(RUN) $@
+
+$(BENCH): pyproject.toml
+	$(call venv-with,.[bench])
 	@touch $(RUN) $@
 
 define venv-with
