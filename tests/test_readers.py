@@ -92,6 +92,56 @@ def test_a_pixel_does_not_depend_on_the_box_it_was_read_with(
     assert_cut_is_part(slide, scale, around, part)
 
 
+@pytest.mark.parametrize("factor", [3.3, 3.7, 4.9])
+def test_the_same_where_a_level_is_three_times_smaller(factor: float) -> None:
+    """A third of a pixel is no binary fraction: only equal squares give equal bits."""
+    slide, source = slide_of([picture(6000, 6000), picture(2000, 2000, 1)])
+    scale = Scale.snapped(factor, 128)
+    whole: Box[Canvas] = Box(0, 0, 1152, 1152)
+    for corner in range(0, 1152, 128):
+        assert_cut_is_part(slide, scale, whole, Box(corner, corner, 128, 128))
+    assert {level for level, _ in source.reads} == {1}
+
+
+class BesideLevels(ArrayLevels):
+    """A smooth level 2 times smaller, of which reads begin 0.4 pixels late, as OpenSlide's may."""
+
+    def __init__(self, late: float) -> None:
+        super().__init__([picture(800, 800), picture(400, 400)])
+        self.late = late
+        self.facts = Facts(
+            "array 1",
+            "array",
+            (Level(800, 800), Level(400, 400, whole=False)),
+            None,
+            (0.5, 0.5),
+            "test",
+            None,
+        )
+
+    def read_level(self, level: int, box: tuple[int, int, int, int]) -> Raw:
+        assert level == 1
+        x, y, w, h = box
+        across = np.sin((np.arange(x, x + w) + self.late) / 4)[None, :]
+        down = np.sin((np.arange(y, y + h) + self.late) / 4)[:, None]
+        smooth = (127 + 60 * (across + down)).round().astype(np.uint8)
+        return Raw(np.repeat(smooth[..., None], 3, axis=2), self.late, self.late)
+
+
+def test_where_a_library_reads_beside_the_pixel_asked_for_the_tissue_stays_in_place() -> None:
+    def read(late: float) -> npt.NDArray[np.int_]:
+        slide = PyramidSlide(
+            Path("x"),
+            BesideLevels(late),
+            array_info(800, 800),
+            reopen=lambda _: BesideLevels(late),
+            kernel="bilinear",
+        )
+        return slide.read(Box(100, 100, 600, 600), (200, 200)).astype(int)
+
+    assert np.abs(read(0.4) - read(0.0)).mean() < 1.5
+
+
 @pytest.mark.parametrize(
     "name", [CMU, "slides/derived/aperio-3level-jpeg.svs", "slides/real/TCGA-CR-7395-01A-01-TS1.svs"]
 )

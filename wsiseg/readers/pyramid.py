@@ -30,7 +30,7 @@ LATTICE = 128
 """Output pixels: boxes on multiples of it get the same bits where they overlap."""
 CELL_EXACT = 1024
 """Output pixels read at once where any cutting gives the same bits: a bound on memory."""
-SOURCE_PX = 4096
+SOURCE_PX = 2048
 """Level pixels read at once, along one axis: a bound on memory when shrinking much."""
 TOLERANCE = 1.01
 """A level this much coarser than asked for still serves."""
