@@ -61,7 +61,7 @@ def example_slide() -> Path:
         say(f"the slide is {NAME} (H&E, from OpenSlide's test data) as found in the shared folder")
         return shared
     say(f"no {shared}")
-    return downloaded(URL, CACHE / NAME, SHA256) or drawn(CACHE / "drawn.tiff")
+    return downloaded(URL, CACHE / NAME, SHA256) or drawn(CACHE / "drawn.svs")
 
 
 def downloaded(url: str, path: Path, sha256: str) -> Path | None:
