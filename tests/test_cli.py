@@ -92,7 +92,8 @@ def test_a_real_slide_becomes_files_that_qupath_imports(tmp_path: Path, shared: 
     assert done.exit_code == 0, done.output
     folder = tmp_path / "CMU-1-Small-Region"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "ledger.jsonl", "overview.png", "probability.zarr", "slide.json", "tumor.geojson",
+        "ledger.jsonl", "overview.png", "probability.zarr", "review.csv", "slide.json", "thumbnail.jpg",
+        "tumor.geojson",
     ]  # fmt: skip
     record = json.loads(done.stdout)["record"]
     assert record["slide"]["mpp"] == 0.499

@@ -8,25 +8,27 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsiseg import __version__
+from wsiseg.cli_options import add_options, taken
+from wsiseg.cli_results import polygons, report
 from wsiseg.cli_train import train
 from wsiseg.errors import WsisegError
 from wsiseg.options import MapOptions, PolygonOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wsiseg.one_slide import Progress
     from wsiseg.run import Outcome, SlideInput
 
 __all__ = ["main"]
 
 INTERRUPTED = 130
-D = TypeVar("D", MapOptions, PolygonOptions)
 
 
 class _Group(click.Group):
@@ -43,38 +45,6 @@ class _Group(click.Group):
             ctx.exit(INTERRUPTED)
 
 
-def _options(kind: type[D]) -> Callable[[click.Command], click.Command]:
-    """Give a command one option per field of a frozen value, with the help that stands there."""
-
-    def add(command: click.Command) -> click.Command:
-        for field in dataclasses.fields(kind):
-            about: Mapping[str, Any] = field.metadata
-            names = [*about.get("flags", ()), "--" + field.name.replace("_", "-"), field.name]
-            valued = {"type": _type(field), "metavar": about.get("metavar")}
-            more: dict[str, Any] = {"is_flag": True} if isinstance(field.default, bool) else valued
-            command.params.append(
-                click.Option(names, help=about["help"], default=field.default, show_default=True, **more)
-            )
-        return command
-
-    return add
-
-
-def _type(field: "dataclasses.Field[Any]") -> click.ParamType[Any]:
-    if "choices" in field.metadata:
-        return click.Choice(field.metadata["choices"])
-    whole = "int" in str(field.type)
-    if "range" in field.metadata:
-        low, high = field.metadata["range"]
-        return click.IntRange(low, high) if whole else click.FloatRange(low, high)
-    return click.STRING
-
-
-def _taken(kind: type[D], options: dict[str, Any]) -> D:
-    """The frozen value of the options that belong to it."""
-    return kind(**{field.name: options.pop(field.name) for field in dataclasses.fields(kind)})
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="wsiseg")
 @click.option("-v", "--verbose", count=True, help="Say more; twice for tracebacks of failed slides.")
@@ -89,6 +59,8 @@ def main(*, verbose: int, quiet: bool) -> None:
 
 
 main.add_command(train)
+main.add_command(polygons)
+main.add_command(report)
 
 
 @main.command()
@@ -121,9 +93,10 @@ def segment(
 
     Example: wsiseg segment *.svs -o results --device cuda
     """
+    from wsiseg.report import write_report
     from wsiseg.run import Batch, SlideInput, name_outputs, write_summary
 
-    map_options, polygon_options = _taken(MapOptions, options), _taken(PolygonOptions, options)
+    map_options, polygon_options = taken(MapOptions, options), taken(PolygonOptions, options)
     if dry_run:
         _inspect(slides, map_options, as_json=as_json)
         return
@@ -137,6 +110,7 @@ def segment(
             write_summary(out / "summary.csv", outcomes)
             if fail_fast and outcome.status == "failed":
                 break
+        write_report(out)
     finally:
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
         if len(inputs) > 1:
@@ -191,7 +165,7 @@ def inspect(slides: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
 
     Example: wsiseg inspect slide.svs --json
     """
-    _inspect(slides, _taken(MapOptions, options), as_json=as_json)
+    _inspect(slides, taken(MapOptions, options), as_json=as_json)
 
 
 def _inspect(slides: tuple[Path, ...], options: MapOptions, *, as_json: bool) -> None:
@@ -239,4 +213,4 @@ def check(files: tuple[Path, ...], *, as_json: bool) -> None:
 
 for _command, _kinds in ((segment, (MapOptions, PolygonOptions)), (inspect, (MapOptions,))):
     for _kind in _kinds:
-        _options(cast("type[MapOptions]", _kind))(_command)
+        add_options(_kind)(_command)

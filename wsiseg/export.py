@@ -1,30 +1,47 @@
-"""From joined outlines to the files people open: ``tumor.geojson`` and ``overview.png``.
+"""From joined outlines to the files people open: GeoJSON, ``review.csv``, ``overview.png``, heat map.
 
-Needs neither torch nor the slide, only the outlines and the slide's record, so the same
-code serves a run and a later change of mind about the threshold.
+Needs neither torch nor the slide, only the outlines, the slide's record and its thumbnail, so
+the same code serves a run and a later change of mind about the threshold. Each file appears
+under its name when it is whole.
 """
 
 import hashlib
+import io
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import shapely
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from wsiseg.bundle import BundleSpec
+from wsiseg.canvas import ProbabilityMap
+from wsiseg.errors import OutputError
 from wsiseg.geojson import Export, Placed, features, place, write
 from wsiseg.geometry import Scale
-from wsiseg.manifest import Result, SlideManifest
+from wsiseg.heatmap import HEATMAP, write_heatmap
+from wsiseg.manifest import Result, SlideManifest, write_whole
 from wsiseg.options import PolygonOptions
 from wsiseg.overview import draw_overview
-from wsiseg.place import GEOJSON, OVERVIEW
+from wsiseg.place import GEOJSON, MAP, OVERVIEW
 from wsiseg.polygons import Regions, tidy, within_budget
+from wsiseg.review import REVIEW, write_review
 
-__all__ = ["Outlining", "export_polygons", "outlining"]
+__all__ = ["Kept", "Outlining", "changed", "export_polygons", "keep", "outlining", "thumbnail_of"]
+
+THUMBNAIL = "thumbnail.jpg"
+"""The slide without outlines: what an overview is drawn on, now and when it is outlined again."""
+JPEG_QUALITY = 90
+_LONG_NAMES = {
+    "min_area": "min_area_um2",
+    "min_hole": "min_hole_um2",
+    "simplify": "simplify_px",
+    "review": "review_above",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +57,7 @@ class Outlining:
     object_type: Literal["annotation", "detection"]
     gzip: bool
     max_vertices: int
+    heatmap: bool = False
 
     @property
     def key(self) -> str:
@@ -64,29 +82,44 @@ def outlining(options: PolygonOptions, spec: BundleSpec) -> Outlining:
         object_type=options.object_type,
         gzip=options.gzip,
         max_vertices=options.max_vertices,
+        heatmap=options.heatmap,
     )
 
 
-def export_polygons(
-    regions: Regions,
-    manifest: SlideManifest,
-    how: Outlining,
-    folder: Path,
-    *,
-    thumbnail_YX3: npt.NDArray[np.uint8],
-) -> SlideManifest:
-    """Write GeoJSON and overview into a slide's folder; return the record with what was found.
-
-    Args:
-        regions: the joined outlines of the whole map at ``how.threshold``, canvas pixels.
-        manifest: the slide's record; its result and polygon counts are replaced.
-        how: what to keep and how to write it.
-        folder: where the files go.
-        thumbnail_YX3: the slide's bounds in RGB, for the overview.
+def changed(manifest: SlideManifest, given: Mapping[str, Any]) -> Outlining:
+    """How a slide was outlined last, but for what is now ``given`` (by ``PolygonOptions``' names).
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: the record does not say how it was outlined.
     """
+    try:
+        how = Outlining(**manifest.polygon_options)
+    except TypeError as error:
+        msg = f"the record of {manifest.slide.name} is of another version; segment it with --overwrite"
+        raise OutputError(msg) from error
+    return replace(how, **{_LONG_NAMES.get(name, name): value for name, value in given.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What of the joined outlines is exported: tidied, in canvas pixels and placed; and by how much simpler.
+
+    ``found`` is the number of regions before the small ones were dropped.
+    """
+
+    regions: Regions
+    placed: Placed
+    tolerance_px: float
+    found: int
+
+    @property
+    def area_mm2(self) -> npt.NDArray[np.float64]:
+        """The area of each placed polygon."""
+        return shapely.area(self.placed.polygons_N) * (self.placed.export.mpp / 1000) ** 2
+
+
+def keep(regions: Regions, manifest: SlideManifest, how: Outlining) -> Kept:
+    """Fill, drop, simplify and place the outlines of the whole map at ``how.threshold``."""
     px_um2 = manifest.canvas.mpp**2
     tidied = tidy(
         regions,
@@ -95,23 +128,43 @@ def export_polygons(
         simplify_px=0,
     )
     kept, tolerance_px = within_budget(tidied, simplify_px=how.simplify_px, max_vertices=how.max_vertices)
-    placed = place(kept, _export(manifest, how))
-    result = _result(placed, manifest, how, found=len(regions))
-    if tolerance_px > how.simplify_px:
-        note = f"simplified by {tolerance_px:.3g} canvas px to stay under {how.max_vertices} vertices"
-        result = result.model_copy(update={"note": "; ".join(filter(None, (result.note, note)))})
-    about = {
-        "slide": manifest.slide.name,
-        "model": manifest.model.name,
-        "origin": how.origin,
-        "origin_level0_px": list(manifest.slide.bounds[:2]) if how.origin == "qupath" else [0, 0],
-        "mpp": manifest.slide.mpp,
-        "mpp_source": manifest.slide.mpp_source,
-        "options": asdict(how),
-        "use": "research only, not a medical device",
-    }
-    written = write(folder / how.file, features(placed), about)
-    _draw(kept, manifest, result, how, thumbnail_YX3).save(folder / OVERVIEW, optimize=True)
+    return Kept(kept, place(kept, _export(manifest, how)), tolerance_px, len(regions))
+
+
+def export_polygons(
+    regions: Regions,
+    manifest: SlideManifest,
+    how: Outlining,
+    folder: Path,
+    *,
+    thumbnail_YX3: npt.NDArray[np.uint8] | None = None,
+) -> SlideManifest:
+    """Write a slide's files into its folder; return the record with what was found.
+
+    Args:
+        regions: the joined outlines of the whole map at ``how.threshold``, canvas pixels.
+        manifest: the slide's record; its result and polygon counts are replaced.
+        how: what to keep and how to write it.
+        folder: where the files go, and where the map is for a heat map.
+        thumbnail_YX3: the slide's bounds in RGB, for the overview; kept in the folder, and
+            taken from there where it is None.
+
+    Raises:
+        OutputError: a file cannot be written, or there is no thumbnail.
+    """
+    if thumbnail_YX3 is not None:
+        write_whole(folder / THUMBNAIL, _encoded(Image.fromarray(thumbnail_YX3), "JPEG"))
+    kept = keep(regions, manifest, how)
+    result = _result(kept, manifest, how)
+    ids: list[str] = []
+    written = write(folder / how.file, _noting(features(kept.placed), ids), _about(manifest, how))
+    write_review(folder / REVIEW, kept.placed, ids, limit=how.review_above)
+    picture = _draw(kept.regions, manifest, result, how, thumbnail_of(folder))
+    write_whole(folder / OVERVIEW, _encoded(picture, "PNG"))
+    if how.heatmap and not (folder / HEATMAP).exists():  # the map decides it alone, and never changes
+        write_heatmap(folder / HEATMAP, ProbabilityMap.open(folder / MAP), mpp=manifest.canvas.mpp)
+    for other in {GEOJSON, f"{GEOJSON}.gz"} - {how.file}:
+        (folder / other).unlink(missing_ok=True)
     counts = {"polygons": written.features, "vertices": written.vertices}
     return manifest.model_copy(
         update={
@@ -121,6 +174,46 @@ def export_polygons(
             "counts": manifest.counts.model_copy(update=counts),
         }
     )
+
+
+def _about(manifest: SlideManifest, how: Outlining) -> dict[str, Any]:
+    """What a GeoJSON file says of itself."""
+    return {
+        "slide": manifest.slide.name,
+        "model": manifest.model.name,
+        "origin": how.origin,
+        "origin_level0_px": list(manifest.slide.bounds[:2]) if how.origin == "qupath" else [0, 0],
+        "mpp": manifest.slide.mpp,
+        "mpp_source": manifest.slide.mpp_source,
+        "options": asdict(how),
+        "use": "research only, not a medical device",
+    }
+
+
+def _noting(features: Iterable[dict[str, Any]], ids: list[str]) -> Iterator[dict[str, Any]]:
+    for feature in features:
+        ids.append(feature["id"])
+        yield feature
+
+
+def _encoded(picture: Image.Image, kind: Literal["JPEG", "PNG"]) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, kind, optimize=True, quality=JPEG_QUALITY)
+    return content.getvalue()
+
+
+def thumbnail_of(folder: Path) -> npt.NDArray[np.uint8]:
+    """The thumbnail in a slide's folder (Y, X, 3), RGB.
+
+    Raises:
+        OutputError: there is none that can be read.
+    """
+    try:
+        with Image.open(folder / THUMBNAIL) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        msg = f"{folder / THUMBNAIL} cannot be read ({error}); segment the slide again with --overwrite"
+        raise OutputError(msg) from error
 
 
 def _export(manifest: SlideManifest, how: Outlining) -> Export:
@@ -136,15 +229,18 @@ def _export(manifest: SlideManifest, how: Outlining) -> Export:
     )
 
 
-def _result(placed: Placed, manifest: SlideManifest, how: Outlining, *, found: int) -> Result:
-    area_mm2 = shapely.area(placed.polygons_N) * (manifest.slide.mpp / 1000) ** 2
+def _result(kept: Kept, manifest: SlideManifest, how: Outlining) -> Result:
+    area_mm2, placed = kept.area_mm2, kept.placed
     tumor_mm2, tissue_mm2 = float(area_mm2.sum()), manifest.result.tissue_mm2
     some = len(area_mm2) > 0
     note = "" if some else f"no region of {how.min_area_um2:g} µm² or more reaches {how.threshold:g}"
-    if found and not some:
-        note += f"; {found} smaller ones were dropped"
+    if kept.found and not some:
+        note += f"; {kept.found} smaller ones were dropped"
     if tissue_mm2 == 0:
         note = "no tissue was found on the slide; --tissue none looks everywhere"
+    if kept.tolerance_px > how.simplify_px:
+        simpler = f"simplified by {kept.tolerance_px:.3g} canvas px to stay under {how.max_vertices} vertices"
+        note = "; ".join(filter(None, (note, simpler)))
     return Result(
         tumor_mm2=tumor_mm2,
         tissue_mm2=tissue_mm2,

@@ -49,7 +49,7 @@ class PolygonOptions:
     )
     review: float | None = _option(
         None,
-        "Class regions whose fold disagreement is above this as 'Tumor: Review'.",
+        "Class regions whose fold disagreement is above this as 'Tumor: Review'; try 0.15, 0.5 is never.",
         metavar="SD",
         range=(0, 0.5),
     )
@@ -63,6 +63,7 @@ class PolygonOptions:
         range=(1000, None),
     )
     gzip: bool = _option(False, "Write tumor.geojson.gz, which QuPath opens as it is.")
+    heatmap: bool = _option(False, "Write heatmap.ome.tif too: the probability as an image for QuPath.")
 
 
 @dataclass(frozen=True, slots=True)

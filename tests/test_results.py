@@ -1,0 +1,417 @@
+"""What is made of a finished map: outlined again, swept, ranked, shown as a picture and on a page."""
+
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pytest
+import shapely
+import tifffile
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from wsiseg.canvas import Done, Ledger, ProbabilityMap
+from wsiseg.cli import main
+from wsiseg.errors import CanvasError, OutputError
+from wsiseg.export import Outlining, export_polygons
+from wsiseg.geometry import Scale
+from wsiseg.grid import Grid
+from wsiseg.heatmap import write_heatmap
+from wsiseg.manifest import Canvas, Counts, Model, Result, SlideFacts, SlideManifest
+from wsiseg.place import Place
+from wsiseg.polygons import join, outline, threshold_u8
+from wsiseg.qupath import check
+from wsiseg.reoutline import outlines, reoutline, sweep
+from wsiseg.report import write_report
+from wsiseg.review import REVIEW_ABOVE
+
+Map = npt.NDArray[np.uint8]
+SETTINGS = {"block": 2}
+GRID = Grid(width=300, height=200, patch=48, margin=8, per_block=2)
+MPP, FACTOR = 0.5, 1.5
+maps = arrays(np.uint8, (2, 40, 50), elements=st.sampled_from([0, 60, 120, 128, 180, 255]))
+
+
+def discs(*circles: tuple[int, int, int, int, int]) -> Map:
+    """A map (2, Y, X) with discs of (x, y, radius, probability, disagreement), both stored values."""
+    map_CYX = np.zeros((2, GRID.height, GRID.width), np.uint8)
+    y, x = np.indices(map_CYX.shape[1:])
+    for at_x, at_y, r, prob, spread in circles:
+        inside = np.hypot(x - at_x, y - at_y) < r
+        map_CYX[0][inside], map_CYX[1][inside] = prob, spread
+    return map_CYX
+
+
+MAP_CYX = discs(
+    (60, 60, 30, 200, 20), (200, 120, 40, 120, 90), (110, 150, 12, 240, 120), (280, 20, 3, 250, 0)
+)
+
+
+def how(**changes: Any) -> Outlining:
+    first: dict[str, Any] = {
+        "threshold": 0.5, "min_area_um2": 100.0, "min_hole_um2": 100.0, "simplify_px": 1.0,
+        "origin": "qupath", "review_above": None, "object_type": "annotation",
+        "gzip": False, "max_vertices": 200_000,
+    }  # fmt: skip
+    return Outlining(**{**first, **changes})
+
+
+def record(grid: Grid, name: str = "a.svs", **changes: Any) -> SlideManifest:
+    width, height = int(grid.width * FACTOR), int(grid.height * FACTOR)
+    first = SlideManifest(
+        key="k", polygon_key="", settings=SETTINGS,
+        slide=SlideFacts(
+            name=name, fingerprint="f" * 64, width=width + 30, height=height + 60,
+            bounds=(30, 60, width, height), mpp=MPP, mpp_source="openslide.mpp-x", objective=None,
+            downsamples=(1.0,), vendor="test", reader="test",
+        ),
+        model=Model(name="m", encoder="e", weights={"fold-1": "0" * 64, "fold-2": "1" * 64}, mpp=MPP),
+        canvas=Canvas(width=grid.width, height=grid.height, factor=FACTOR, mpp=MPP * FACTOR),
+        map_options={}, polygon_options={},
+        counts=Counts(blocks=1, patches=1, resumed_blocks=0, polygons=0, vertices=0),
+        result=Result(tissue_mm2=0.02), seconds={"total": 9.0}, device="test", versions={},
+        finished="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    return first.model_copy(update=changes)
+
+
+def finished(
+    folder: Path, map_CYX: Map = MAP_CYX, grid: Grid = GRID, options: Outlining | None = None, **changes: Any
+) -> SlideManifest:
+    """A slide's folder as a run leaves it; blank blocks count as tissue too."""
+    folder.mkdir(parents=True)
+    manifest, options = record(grid, **changes), options or how()
+    to = ProbabilityMap.create(
+        folder / "probability.zarr", grid, scale=Scale(FACTOR, 30, 60), mpp=MPP, about={}
+    )
+    parts = []
+    with Ledger(folder / "ledger.jsonl", SETTINGS) as ledger:
+        for block in grid:
+            part_CYX = map_CYX[:, *block.core.within(grid.extent)]
+            ledger.add(Done(*block.index, to.write(block, part_CYX), 1))
+            least = threshold_u8(options.threshold)
+            parts.append(outline(*part_CYX, threshold_u8=least, x=block.core.x, y=block.core.y))
+    white = np.full((200, 300, 3), 255, np.uint8)
+    done = export_polygons(join(parts, grid.chunk), manifest, options, folder, thumbnail_YX3=white)
+    done.write(folder / "slide.json")
+    return done
+
+
+def content(folder: Path, *, but: Iterable[str] = ()) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and p.name not in but}
+
+
+def features(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = orjson.loads((folder / "tumor.geojson").read_bytes())["features"]
+    return found
+
+
+def wsiseg(*arguments: str | Path | float) -> Any:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_asked_again_with_nothing_changed_not_a_byte_of_the_outlines_changes(tmp_path: Path) -> None:
+    finished(tmp_path / "a")
+    before = content(tmp_path / "a", but=["slide.json"])
+    reoutline(tmp_path / "a", {})
+    assert content(tmp_path / "a", but=["slide.json"]) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a"], "no lock and no partial folder is left"
+
+
+@pytest.mark.parametrize(
+    ("given", "same"), [({"threshold": 0.35}, {"threshold": 0.35}), ({"min_area": 1000.0, "simplify": 2.0},
+    {"min_area_um2": 1000.0, "simplify_px": 2.0}), ({"threshold": 1.0, "review": 0.3, "origin": "level0"},
+    {"threshold": 1.0, "review_above": 0.3, "origin": "level0"})],
+)  # fmt: skip
+def test_outlined_again_is_what_a_run_with_these_options_would_have_written(
+    tmp_path: Path, given: dict[str, Any], same: dict[str, Any]
+) -> None:
+    finished(tmp_path / "again")
+    reoutline(tmp_path / "again", given)
+    finished(tmp_path / "run", options=how(**same))
+    assert content(tmp_path / "again", but=["slide.json"]) == content(tmp_path / "run", but=["slide.json"])
+    again, run = (SlideManifest.read(tmp_path / name / "slide.json") for name in ("again", "run"))
+    assert again.model_copy(update={"seconds": run.seconds}) == run
+
+
+@settings(max_examples=15, deadline=None)  # each example is a map on disk
+@given(maps, st.sampled_from([0.2, 0.47, 0.5, 0.7, 1.0]))
+def test_the_outlines_of_the_stored_blocks_are_those_of_the_whole_map(map_CYX: Map, threshold: float) -> None:
+    grid = Grid(width=50, height=40, patch=12, margin=2, per_block=2)
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = finished(Path(folder) / "a", map_CYX, grid)
+        (found,) = outlines(Path(folder) / "a", manifest, [threshold])
+    whole = outline(*map_CYX, threshold_u8=threshold_u8(threshold), x=0, y=0)
+    assert shapely.equals_exact(found.polygons_N, whole.polygons_N).all()
+    assert len(found) == len(whole)
+    assert np.array_equal(found.mean_prob_N, whole.mean_prob_N)
+
+
+def test_a_sweep_says_what_each_threshold_would_write_and_writes_nothing(tmp_path: Path) -> None:
+    finished(tmp_path / "a")
+    before = content(tmp_path / "a")
+    swept = list(sweep(tmp_path / "a", {}))
+    assert content(tmp_path / "a") == before
+    for one in swept[::4]:
+        done = reoutline(tmp_path / "a", {"threshold": one.threshold})
+        assert (one.polygons, one.tumor_mm2) == (done.counts.polygons, done.result.tumor_mm2)
+        assert one.tissue_fraction == done.result.tissue_fraction
+    areas = [one.tumor_mm2 for one in swept]
+    assert areas == sorted(areas, reverse=True)
+    assert len(set(areas)) > 3
+
+
+def test_what_is_not_named_stays_as_it_was_last_asked(tmp_path: Path) -> None:
+    finished(tmp_path / "a")
+    assert wsiseg("polygons", tmp_path / "a", "--threshold", 0.35, "--gzip").exit_code == 0
+    done = wsiseg("polygons", tmp_path / "a", "--min-area", 500, "--json")
+    options = json.loads(done.stdout)["record"]["polygon_options"]
+    assert options == {**options, "threshold": 0.35, "min_area_um2": 500.0, "gzip": True, "simplify_px": 1.0}
+    assert not (tmp_path / "a" / "tumor.geojson").exists(), "the outlines of before would lie beside the new"
+    assert wsiseg("polygons", tmp_path / "a", "--no-gzip").exit_code == 0
+    assert [p.name for p in (tmp_path / "a").glob("tumor*")] == ["tumor.geojson"]
+
+
+def test_a_damaged_lost_or_unfinished_map_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    finished(tmp_path / "a")
+    before = content(tmp_path / "a")
+    chunk = tmp_path / "a" / "probability.zarr" / "0" / "c" / "0" / "0" / "0"
+    whole = chunk.read_bytes()
+    for damage in (None, whole[:-9], whole[:20] + bytes([whole[20] ^ 1]) + whole[21:]):
+        chunk.unlink()
+        if damage is not None:
+            chunk.write_bytes(damage)
+        with pytest.raises(CanvasError, match="damaged"):
+            reoutline(tmp_path / "a", {"threshold": 0.35})
+        chunk.write_bytes(whole)
+    (tmp_path / "a" / "ledger.jsonl").rename(tmp_path / "ledger.jsonl")
+    with pytest.raises(CanvasError, match=r"ledger\.jsonl is missing"):
+        reoutline(tmp_path / "a", {})
+    (tmp_path / "ledger.jsonl").rename(tmp_path / "a" / "ledger.jsonl")
+    assert content(tmp_path / "a") == before
+    done = wsiseg("polygons", tmp_path)
+    assert done.exit_code == 1
+    assert "give the folder of a finished slide" in done.output
+
+
+def test_a_slide_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    finished(tmp_path / "a")
+    with Place(tmp_path / "a").claimed(), pytest.raises(OutputError, match="being written"):
+        reoutline(tmp_path / "a", {})
+
+
+def test_outlining_again_loads_neither_torch_nor_a_slide_library(tmp_path: Path) -> None:
+    finished(tmp_path / "a")
+    code = (
+        "import sys\n"
+        "from wsiseg.cli import main\n"
+        f"try: main(['polygons', {str(tmp_path / 'a')!r}, '--threshold', '0.35'])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'openslide', 'tiffslide', 'dask', 'distributed', 'segmentation_models_pytorch'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_sweep_is_printed_and_takes_no_threshold(tmp_path: Path) -> None:
+    finished(tmp_path / "a")
+    done = wsiseg("polygons", tmp_path / "a", "--sweep")
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == 2 + 19
+    swept = json.loads(wsiseg("polygons", tmp_path / "a", "--sweep", "--json").stdout)["sweep"]
+    assert [one["threshold"] for one in swept][:2] == [0.05, 0.1]
+    assert wsiseg("polygons", tmp_path / "a", "--sweep", "--threshold", 0.3).exit_code == 2
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_review_list_ranks_every_region_by_disagreement_and_names_its_feature(tmp_path: Path) -> None:
+    finished(tmp_path / "a")
+    reoutline(tmp_path / "a", {"threshold": 0.35})
+    ranked = rows(tmp_path / "a" / "review.csv")
+    assert [round(float(row["disagreement"]) * 255) for row in ranked] == [120, 90, 20]
+    assert [row["rank"] for row in ranked] == ["1", "2", "3"]
+    assert [row["review"] for row in ranked] == ["yes", "yes", "no"]
+    by_id = {feature["id"]: feature for feature in features(tmp_path / "a")}
+    for row in ranked:
+        feature = by_id.pop(row["id"])
+        measured = feature["properties"]["measurements"]
+        assert float(row["area_mm2"]) == pytest.approx(measured["Area mm^2"], abs=1e-6)
+        assert float(row["mean_probability"]) == pytest.approx(measured["Mean probability"], abs=1e-4)
+        centre = shapely.geometry.shape(feature["geometry"]).centroid
+        assert (float(row["x_px"]), float(row["y_px"])) == pytest.approx((centre.x, centre.y), abs=0.51)
+    assert by_id == {}
+
+
+@pytest.mark.parametrize(("limit", "marked"), [(None, 0), (0.4, 1), (0.1, 2), (0.5, 0)])
+def test_class_and_list_agree_on_what_is_to_be_reviewed(
+    tmp_path: Path, limit: float | None, marked: int
+) -> None:
+    finished(tmp_path / "a", options=how(threshold=0.35, review_above=limit))
+    classed = {
+        feature["id"]
+        for feature in features(tmp_path / "a")
+        if feature["properties"]["classification"]["name"] == "Tumor: Review"
+    }
+    assert len(classed) == marked
+    listed = {row["id"] for row in rows(tmp_path / "a" / "review.csv") if row["review"] == "yes"}
+    above = REVIEW_ABOVE if limit is None else limit
+    assert listed == (
+        classed if limit is not None else {f["id"] for f in features(tmp_path / "a")
+        if f["properties"]["measurements"]["Fold disagreement"] > above}
+    )  # fmt: skip
+    assert check(tmp_path / "a" / "tumor.geojson") == []
+
+
+def test_a_slide_over_the_vertex_budget_is_simplified_and_says_so(tmp_path: Path) -> None:
+    rough = (np.random.default_rng(0).random((2, GRID.height, GRID.width)) < 0.6).astype(np.uint8) * 255
+    finished(tmp_path / "a", rough, options=how(min_area_um2=0.0, min_hole_um2=0.0, simplify_px=0.0))
+    before = SlideManifest.read(tmp_path / "a" / "slide.json")
+    done = reoutline(tmp_path / "a", {"max_vertices": before.counts.vertices // 2})
+    assert done.counts.vertices <= before.counts.vertices // 2
+    assert "to stay under" in done.result.note
+    assert "to stay under" not in before.result.note
+
+
+@pytest.mark.parametrize("size", [(1500, 700), (300, 200), (5, 3)])
+def test_the_heat_map_is_the_map_level_by_level_at_its_physical_size(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    grid = Grid(width=size[0], height=size[1], patch=192, margin=32, per_block=2)
+    map_CYX = np.random.default_rng(1).integers(0, 256, (2, grid.height, grid.width), np.uint8)
+    finished(tmp_path / "a", map_CYX, grid)
+    reoutline(tmp_path / "a", {"heatmap": True})
+    path, canvas = (
+        tmp_path / "a" / "heatmap.ome.tif",
+        ProbabilityMap.open(tmp_path / "a" / "probability.zarr"),
+    )
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.is_ome
+        (series,) = tiff.series
+        assert series.axes == "CYX"
+        assert len(series.levels) == canvas.depth
+        assert series.keyframe.is_tiled
+        assert np.array_equal(series.asarray(), map_CYX)
+        for level, found in enumerate(series.levels[1:], 1):
+            box = type(grid.extent)(0, 0, found.shape[2], found.shape[1])
+            assert np.array_equal(found.asarray(), canvas.read(box, level))
+        pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
+    assert pixels["PhysicalSizeX"] == pixels["PhysicalSizeY"] == MPP * FACTOR
+    assert [c["Name"] for c in pixels["Channel"]] == ["tumor probability", "fold disagreement"]
+    write_heatmap(tmp_path / "again.ome.tif", canvas, mpp=MPP * FACTOR)
+    assert (tmp_path / "again.ome.tif").read_bytes() == path.read_bytes()
+
+
+def test_the_overview_is_drawn_on_the_same_thumbnail_each_time(tmp_path: Path) -> None:
+    finished(tmp_path / "a")
+    reoutline(tmp_path / "a", {"threshold": 1.0, "min_area": 1e9})
+    with Image.open(tmp_path / "a" / "overview.png") as picture, \
+            Image.open(tmp_path / "a" / "thumbnail.jpg") as plain:  # fmt: skip
+        top = np.asarray(picture)[: plain.height]
+        assert np.array_equal(top, np.asarray(plain)), "nothing found, nothing drawn, nothing left of before"
+    (tmp_path / "a" / "thumbnail.jpg").unlink()
+    with pytest.raises(OutputError, match=r"thumbnail\.jpg cannot be read"):
+        reoutline(tmp_path / "a", {})
+
+
+class Page(HTMLParser):
+    """The text of a page's table cells, row by row, and every address it names."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.table: list[list[str]] = []
+        self.addresses: list[str] = []
+        self._in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href"}]
+        if tag == "tr":
+            self.table.append([])
+        elif tag in {"td", "th"}:
+            self.table[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in {"td", "th"}
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.table[-1][-1] += data
+
+
+def test_the_report_has_a_row_per_slide_failures_first_and_fetches_nothing(tmp_path: Path) -> None:
+    finished(tmp_path / "b")
+    finished(tmp_path / "sub" / "a", options=how(threshold=0.35))
+    (tmp_path / "summary.csv").write_text("slide,status,reason\nz,failed,no microns <b>&\nb,done,\n")
+    (tmp_path / ".c.partial").mkdir()
+    (tmp_path / ".c.partial" / "slide.json").write_text("{}")
+    page = Page(write_report(tmp_path).read_text())
+    head, *body = page.table
+    assert [row[0].split("tumor.geojson")[0] for row in body] == ["z", "b", "sub/a"]
+    assert [row[1] for row in body] == ["failed", "done", "done"]
+    assert "no microns <b>&" in body[0][-1]
+    assert all(len(row) == len(head) for row in body)
+    assert body[2][head.index("Regions")] == "3"
+    assert "2 of 3 regions to review" in body[2][-1]
+    assert all(a.startswith("data:image/jpeg;base64,") or (tmp_path / a).exists() for a in page.addresses)
+
+
+def test_names_in_a_report_are_text_and_never_code(tmp_path: Path) -> None:
+    evil = "<script>alert(1)<%2Fscript>\"'&"
+    finished(tmp_path / evil, name=evil)
+    (tmp_path / "summary.csv").write_text(f'slide,status,reason\n"<img src=x onerror=y>",failed,{evil[:8]}\n')
+    text = write_report(tmp_path).read_text()
+    assert text.count("<script") == 1
+    assert "<img src=x" not in text
+    assert any(row[0].startswith(evil) for row in Page(text).table)
+
+
+def test_the_report_tells_what_to_mind(tmp_path: Path) -> None:
+    grid = GRID
+    base = record(grid)
+    finished(
+        tmp_path / "a",
+        slide=base.slide.model_copy(update={"mpp_source": "objective power 20"}),
+        model=base.model.model_copy(update={"weights": {"fold-1": "0"}}),
+        counts=base.counts.model_copy(update={"resumed_blocks": 1}),
+        result=Result(tissue_mm2=None),
+    )
+    finished(tmp_path / "b", np.zeros_like(MAP_CYX), result=Result(tissue_mm2=0.0))
+    finished(tmp_path / "c", slide=base.slide.model_copy(update={"mpp_source": "--slide-mpp"}))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "slide.json").write_text("{}")
+    notes = {row[0][0]: row[-1] for row in Page(write_report(tmp_path).read_text()).table[1:]}
+    for words in (
+        "assumed from objective power 20",
+        "one network",
+        "tissue was not looked for",
+        "resumed: 1",
+    ):
+        assert words in notes["a"]
+    assert "no tissue was found" in notes["b"]
+    assert "given by hand (--slide-mpp)" in notes["c"]
+    assert "not a slide record" in notes["d"]
+
+
+def test_a_folder_without_results_gets_no_report(tmp_path: Path) -> None:
+    done = wsiseg("report", tmp_path)
+    assert done.exit_code == 1
+    assert "holds no finished slide" in done.output
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,62 @@
+"""Options of the command line, made from the fields of frozen values and the help that stands there."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["add_changes", "add_options", "taken"]
+
+D = TypeVar("D")
+
+
+def add_options(kind: type[Any]) -> Callable[[click.Command], click.Command]:
+    """Give a command one option per field."""
+
+    def add(command: click.Command) -> click.Command:
+        for field in dataclasses.fields(kind):
+            flag = {"is_flag": True}
+            more: dict[str, Any] = flag if isinstance(field.default, bool) else _valued(field)
+            names = [*field.metadata.get("flags", ()), "--" + field.name.replace("_", "-"), field.name]
+            help_text = field.metadata["help"]
+            command.params.append(
+                click.Option(names, help=help_text, default=field.default, show_default=True, **more)
+            )
+        return command
+
+    return add
+
+
+def add_changes(kind: type[Any]) -> Callable[[click.Command], click.Command]:
+    """Give a command one option per field that is None where the user says nothing."""
+
+    def add(command: click.Command) -> click.Command:
+        for field in dataclasses.fields(kind):
+            flag, boolean = "--" + field.name.replace("_", "-"), isinstance(field.default, bool)
+            names = [f"{flag}/--no-{flag[2:]}" if boolean else flag, field.name]
+            more = {} if boolean else _valued(field)
+            command.params.append(click.Option(names, help=field.metadata["help"], default=None, **more))
+        return command
+
+    return add
+
+
+def taken(kind: type[D], options: dict[str, Any]) -> D:
+    """The frozen value of the options that belong to it; they are taken out of ``options``."""
+    return kind(**{field.name: options.pop(field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def _valued(field: "dataclasses.Field[Any]") -> dict[str, Any]:
+    return {"type": _type(field), "metavar": field.metadata.get("metavar")}
+
+
+def _type(field: "dataclasses.Field[Any]") -> click.ParamType[Any]:
+    about: Mapping[str, Any] = field.metadata
+    if "choices" in about:
+        return click.Choice(about["choices"])
+    whole = "int" in str(field.type)
+    if "range" in about:
+        low, high = about["range"]
+        return click.IntRange(low, high) if whole else click.FloatRange(low, high)
+    return click.STRING

@@ -1,0 +1,99 @@
+"""Ask a finished map again: other thresholds, other areas, in seconds, without torch or the slide."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wsiseg.canvas import Done, Ledger, ProbabilityMap
+from wsiseg.errors import CanvasError
+from wsiseg.export import changed, export_polygons, keep
+from wsiseg.manifest import SlideManifest
+from wsiseg.place import LEDGER, MANIFEST, MAP, Place
+from wsiseg.polygons import Regions, join, outline, threshold_u8
+
+__all__ = ["SWEEP", "Swept", "outlines", "reoutline", "sweep"]
+
+SWEEP = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""The thresholds of a sweep: 0.05 to 0.95."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one threshold would give; ``tissue_fraction`` is None where no tissue was looked for."""
+
+    threshold: float
+    polygons: int
+    tumor_mm2: float
+    tissue_fraction: float | None
+
+
+def reoutline(folder: Path, given: Mapping[str, Any]) -> SlideManifest:
+    """Outline a finished slide again and replace its files, one by one, its record last.
+
+    ``given`` are fields of ``PolygonOptions``; what is not given stays as it was.
+
+    Raises:
+        OutputError: the folder holds no finished slide, is being written, or cannot be.
+        CanvasError: its map is damaged.
+    """
+    SlideManifest.read(folder / MANIFEST)  # a folder that is none of ours gets no lock beside it
+    with Place(folder.absolute()).claimed():
+        start = time.perf_counter()
+        manifest = SlideManifest.read(folder / MANIFEST)
+        how = changed(manifest, given)
+        (regions,) = outlines(folder, manifest, [how.threshold])
+        done = export_polygons(regions, manifest, how, folder)
+        seconds = {**done.seconds, "outlined again": round(time.perf_counter() - start, 3)}
+        done = done.model_copy(update={"seconds": seconds})
+        done.write(folder / MANIFEST)
+    return done
+
+
+def sweep(folder: Path, given: Mapping[str, Any], thresholds: Sequence[float] = SWEEP) -> Iterator[Swept]:
+    """What ``reoutline`` would find at each threshold; writes nothing.
+
+    Raises:
+        OutputError: the folder holds no finished slide.
+        CanvasError: its map is damaged.
+    """
+    manifest = SlideManifest.read(folder / MANIFEST)
+    how = changed(manifest, given)
+    for threshold, regions in zip(thresholds, outlines(folder, manifest, thresholds), strict=True):
+        area_mm2 = keep(regions, manifest, replace(how, threshold=threshold)).area_mm2
+        tumor_mm2, tissue_mm2 = float(area_mm2.sum()), manifest.result.tissue_mm2
+        yield Swept(threshold, len(area_mm2), tumor_mm2, tumor_mm2 / tissue_mm2 if tissue_mm2 else None)
+
+
+def outlines(folder: Path, manifest: SlideManifest, thresholds: Sequence[float]) -> list[Regions]:
+    """The joined outlines of a stored map, for each threshold; every block is held against its ledger.
+
+    A block that the ledger does not name held no tissue and is blank.
+
+    Raises:
+        CanvasError: a block's chunk is damaged or lost.
+    """
+    canvas = ProbabilityMap.open(folder / MAP)
+    least = [threshold_u8(threshold) for threshold in thresholds]
+    parts: list[list[Regions]] = [[] for _ in thresholds]
+    for done in _ledger(folder, manifest):
+        block = canvas.grid.block(done.row, done.column)
+        if not canvas.holds(block, done.sha256):
+            msg = f"{canvas.path} is damaged at {block.core}; segment the slide again with --overwrite"
+            raise CanvasError(msg)
+        prob_YX, spread_YX = canvas.read(block.core)
+        most = int(prob_YX.max())
+        for part, stored in zip(parts, least, strict=True):
+            if most >= stored:
+                part.append(outline(prob_YX, spread_YX, threshold_u8=stored, x=block.core.x, y=block.core.y))
+    return [join(part, canvas.grid.chunk) for part in parts]
+
+
+def _ledger(folder: Path, manifest: SlideManifest) -> list[Done]:
+    path = folder / LEDGER
+    if not path.exists():
+        msg = f"{path} is missing, so the map cannot be trusted; segment the slide again with --overwrite"
+        raise CanvasError(msg)
+    with Ledger(path, manifest.settings) as ledger:
+        return list(ledger.done.values())

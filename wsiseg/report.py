@@ -1,0 +1,210 @@
+"""``report.html``: a whole run on one page, for somebody who looks through a cohort.
+
+Made from what lies in the output folder (``summary.csv``, each ``slide.json``, ``overview.png``
+and ``review.csv``), so it can be made again at any time. The page is one file: pictures are
+inside it, nothing is fetched.
+"""
+
+import base64
+import csv
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from urllib.parse import quote
+
+from PIL import Image, UnidentifiedImageError
+
+from wsiseg.errors import OutputError
+from wsiseg.manifest import SlideManifest, write_whole
+from wsiseg.place import MANIFEST, OVERVIEW
+from wsiseg.review import REVIEW, REVIEW_ABOVE
+
+__all__ = ["REPORT", "write_report"]
+
+REPORT, SUMMARY = "report.html", "summary.csv"
+PICTURE_PX = 600
+HEADS = (
+    ("Slide", False), ("Status", False), ("Tumour, mm²", True), ("Of tissue, %", True), ("Regions", True),
+    ("To review", True), ("Probability", True), ("Disagreement", True), ("µm per pixel", True),
+    ("Notes", False),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One slide of the page; ``manifest`` is None where it has no result."""
+
+    name: str
+    status: str
+    reason: str
+    manifest: SlideManifest | None
+    review: int = 0
+
+
+def write_report(out: Path) -> Path:
+    """Write ``report.html`` for an output folder, and return where it is.
+
+    Raises:
+        OutputError: the folder holds no result and no summary, or cannot be written.
+    """
+    rows = sorted(_rows(out), key=lambda row: (row.status != "failed", row.name))
+    if not rows:
+        msg = f"{out} holds no finished slide and no {SUMMARY}; give the folder that wsiseg segment wrote"
+        raise OutputError(msg)
+    template = Template(Path(__file__).with_name("report_page.html").read_text(encoding="utf-8"))
+    heads = (
+        f'<th scope="col"{" class=number" if number else ""}><button type="button">{name}</button></th>'
+        for name, number in HEADS
+    )
+    page = template.substitute(
+        title=escape(out.absolute().name),
+        summary=_summary(rows),
+        limit=f"{REVIEW_ABOVE:g}",
+        heads="".join(heads),
+        rows="\n".join(_tr(out, row) for row in rows),
+    )
+    write_whole(out / REPORT, page.encode())
+    return out / REPORT
+
+
+def _rows(out: Path) -> Iterator[_Row]:
+    """The slides with a record, and the failures of the last run; a slide stands once."""
+    failed = {name: reason for name, status, reason in _last_run(out) if status == "failed"}
+    for name, reason in failed.items():
+        older = "; an older result is still in its folder" if (out / name / MANIFEST).exists() else ""
+        yield _Row(name, "failed", reason + older, None)
+    for folder in _folders(out):
+        name = folder.relative_to(out).as_posix()
+        if name in failed:
+            continue
+        try:
+            manifest = SlideManifest.read(folder / MANIFEST)
+        except OutputError as error:
+            yield _Row(name, "failed", str(error), None)
+            continue
+        yield _Row(name, "done", manifest.result.note, manifest, _to_review(folder / REVIEW))
+
+
+def _last_run(out: Path) -> list[tuple[str, str, str]]:
+    """Name, status and reason of every slide of the last run; none where there is no summary."""
+    try:
+        with (out / SUMMARY).open(newline="", encoding="utf-8") as file:
+            return [(row["slide"], row["status"], row["reason"]) for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        msg = f"{out / SUMMARY} cannot be read ({error}); run wsiseg segment again to renew it"
+        raise OutputError(msg) from error
+
+
+def _folders(out: Path) -> Iterator[Path]:
+    """The folders of finished slides; hidden ones are being worked on, and a map is not looked into."""
+    for folder, below, files in os.walk(out):
+        below[:] = sorted(name for name in below if not name.startswith(".") and not name.endswith(".zarr"))
+        if MANIFEST in files:
+            yield Path(folder)
+
+
+def _to_review(path: Path) -> int:
+    """The number of regions above the limit; none where the list is missing."""
+    if not path.exists():
+        return 0
+    with path.open(newline="", encoding="utf-8") as file:
+        return sum(row.get("review") == "yes" for row in csv.DictReader(file))
+
+
+def _summary(rows: list[_Row]) -> str:
+    done = [row.manifest for row in rows if row.manifest is not None]
+    failed, some = len(rows) - len(done), sum(m.counts.polygons > 0 for m in done)
+    latest = max((m.finished for m in done), default="")
+    models = ", ".join(sorted({m.model.name for m in done}))
+    words = [f"{len(rows)} slides", f"{failed} failed", f"tumour outlined on {some}"]
+    words += [f"model {models}"] if models else []
+    words += [f"last finished {latest}"] if latest else []
+    return escape("; ".join(words) + ".")
+
+
+def _tr(out: Path, row: _Row) -> str:
+    head = f"<br>{_links(row)}" if row.manifest else ""
+    cells = [
+        f'<th scope="row" data-sort="{escape(row.name)}">{_picture(out, row)}{escape(row.name)}{head}</th>'
+    ]
+    cells.append(f'<td class="status" data-sort="{row.status}">{row.status}</td>')
+    cells += _numbers(row.manifest, row.review)
+    notes = "".join(f"<li>{escape(flag)}</li>" for flag in _flags(row))
+    cells.append(f'<td data-sort="{escape(row.reason)}"><ul>{notes}</ul></td>')
+    return f'<tr class="{row.status}">{"".join(cells)}</tr>'
+
+
+def _links(row: _Row) -> str:
+    assert row.manifest is not None
+    outlines = "tumor.geojson.gz" if row.manifest.polygon_options.get("gzip") else "tumor.geojson"
+    links = (f'<a href="{quote(f"{row.name}/{file}")}">{file}</a>' for file in (outlines, REVIEW, MANIFEST))
+    return f'<span class="small">{" ".join(links)}</span>'
+
+
+def _picture(out: Path, row: _Row) -> str:
+    """The overview, small, inside the page; it leads to the large one."""
+    if row.manifest is None:
+        return ""
+    try:
+        with Image.open(out / row.name / OVERVIEW) as overview:
+            small = overview.convert("RGB")
+    except (OSError, UnidentifiedImageError):
+        return '<span class="small">(no overview)</span><br>'
+    small.thumbnail((PICTURE_PX, PICTURE_PX))
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=80, optimize=True)
+    data = base64.b64encode(content.getvalue()).decode()
+    words = f"{row.name}: the slide with its outlines"
+    picture = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(words)}">'
+    return f'<a href="{quote(f"{row.name}/{OVERVIEW}")}">{picture}</a>'
+
+
+def _numbers(manifest: SlideManifest | None, review: int) -> list[str]:
+    """The cells between status and notes; empty ones sort last."""
+    if manifest is None:
+        return ['<td class="number" data-sort=""></td>'] * (len(HEADS) - 3)
+    found, counts, slide = manifest.result, manifest.counts, manifest.slide
+    fraction = None if found.tissue_fraction is None else 100 * found.tissue_fraction
+    spread = found.disagreement if len(manifest.model.weights) > 1 else None
+    return [
+        _number(found.tumor_mm2, ".3f"),
+        _number(fraction, ".1f"),
+        _number(counts.polygons, "d"),
+        _number(review, "d"),
+        _number(found.mean_probability, ".2f"),
+        _number(spread, ".3f"),
+        _number(slide.mpp, ".4g", f'<br><span class="small">{escape(slide.mpp_source)}</span>'),
+    ]
+
+
+def _number(value: float | None, form: str, more: str = "") -> str:
+    if value is None:
+        return f'<td class="number" data-sort="">–{more}</td>'
+    return f'<td class="number" data-sort="{value!r}">{value:{form}}{more}</td>'
+
+
+def _flags(row: _Row) -> Iterator[str]:
+    """What a reader should know before trusting the numbers."""
+    if row.reason:
+        yield row.reason
+    if row.manifest is None:
+        return
+    manifest, source = row.manifest, row.manifest.slide.mpp_source
+    if source.startswith("objective"):
+        yield f"microns per pixel assumed from {source}"
+    elif source.startswith(("--", "list")):
+        yield f"microns per pixel given by hand ({source})"
+    if row.review:
+        yield f"{row.review} of {manifest.counts.polygons} regions to review"
+    if len(manifest.model.weights) == 1:
+        yield "one network: it cannot disagree with itself"
+    if manifest.result.tissue_mm2 is None:
+        yield "tissue was not looked for: everything was segmented"
+    if again := manifest.counts.resumed_blocks:
+        yield f"resumed: {again} of {manifest.counts.blocks} blocks are of an earlier run"
