@@ -17,8 +17,10 @@ from wsiseg.errors import ResolutionError, SlideError, SlideOpenError, SlideRead
 from wsiseg.geometry import L0, Box, Canvas, Scale
 from wsiseg.readers import READERS, open_slide
 from wsiseg.readers.levels import Facts, Level, Raw
+from wsiseg.readers.openslide_reader import OpenSlideLevels
 from wsiseg.readers.pyramid import PyramidSlide
 from wsiseg.readers.resolution import Mpp, choose_mpp
+from wsiseg.readers.tiffslide_reader import TiffSlideLevels
 from wsiseg.resample import resize
 from wsiseg.testing import array_info
 
@@ -313,6 +315,19 @@ def test_pixels_that_are_not_8_bit_colour_are_refused(tmp_path: Path, dtype: npt
     tifffile.imwrite(tmp_path / "deep.ome.tif", np.zeros((64, 64), dtype))
     with pytest.raises(SlideOpenError, match="8-bit"):
         open_slide(tmp_path / "deep.ome.tif", mpp=0.5)
+
+
+def test_what_openslide_knew_and_refused_is_never_handed_to_tiffslide(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object, path: Path) -> None:
+        msg = f"{path.name} is damaged"
+        raise SlideOpenError(msg)
+
+    monkeypatch.setattr(OpenSlideLevels, "__init__", refuse)
+    monkeypatch.setattr(TiffSlideLevels, "__init__", lambda *_: pytest.fail("tiffslide was asked"))
+    with pytest.raises(SlideOpenError, match="is damaged"):
+        open_slide(shared / CMU)
 
 
 def test_a_reader_that_is_not_there_is_a_usage_error(shared: Path) -> None:

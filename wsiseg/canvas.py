@@ -28,11 +28,11 @@ from zarr.errors import BaseZarrError
 from wsiseg.errors import CanvasError, OutputError
 from wsiseg.geometry import Box, Canvas, Scale
 from wsiseg.grid import Block, Grid
+from wsiseg.ngff import CHANNELS, OMERO, multiscales
 
 __all__ = ["CHANNELS", "Done", "Ledger", "ProbabilityMap", "differences", "halved"]
 
 Map = npt.NDArray[np.uint8]
-CHANNELS = ("tumor probability", "fold disagreement")
 LEVEL_ZERO_ENOUGH = 512
 """The pyramid ends at the first level whose longer side is no longer than this, in pixels."""
 
@@ -58,46 +58,6 @@ def _depth(grid: Grid) -> int:
     return depth
 
 
-def _multiscales(
-    name: str, scale: Scale, mpp: float, factors: list[float], *, channels: bool
-) -> dict[str, Any]:
-    """NGFF 0.5 section 3.4: physical position of pixel centres, in µm from level 0's first pixel."""
-    axes: list[dict[str, str]] = [{"name": n, "type": "space", "unit": "micrometer"} for n in "yx"]
-    lead = [1.0] if channels else []
-    datasets = []
-    for level, factor in enumerate(factors):
-        shift = [(start + factor / 2 - 0.5) * mpp for start in (scale.y, scale.x)]
-        datasets.append(
-            {
-                "path": str(level),
-                "coordinateTransformations": [
-                    {"type": "scale", "scale": [*lead, factor * mpp, factor * mpp]},
-                    {"type": "translation", "translation": [*([0.0] if channels else []), *shift]},
-                ],
-            }
-        )
-    return {
-        "name": name,
-        "axes": [{"name": "c", "type": "channel"}, *axes] if channels else axes,
-        "datasets": datasets,
-        "type": "mean",
-    }
-
-
-_OMERO = {
-    "channels": [
-        {
-            "label": label,
-            "color": color,
-            "active": active,
-            "window": {"start": 0, "end": 255, "min": 0, "max": 255},
-        }
-        for label, color, active in zip(CHANNELS, ("C80000", "0064C8"), (True, False), strict=True)
-    ],
-    "rdefs": {"model": "color"},
-}
-
-
 @dataclass(frozen=True, slots=True)
 class ProbabilityMap:
     """One slide's map: a folder ``probability.zarr`` and the grid it is cut by.
@@ -119,8 +79,8 @@ class ProbabilityMap:
             OutputError: the folder cannot be written.
         """
         factors = [scale.factor * 2**level for level in range(_depth(grid))]
-        image = _multiscales("tumor probability", scale, mpp, factors, channels=True)
-        ome = {"version": "0.5", "multiscales": [image], "omero": _OMERO}
+        image = multiscales("tumor probability", scale, mpp, factors, channels=True)
+        ome = {"version": "0.5", "multiscales": [image], "omero": OMERO}
         cut = {"width": grid.width, "height": grid.height, "patch": grid.patch, "margin": grid.margin}
         about = {**about, "grid": {**cut, "per_block": grid.per_block}}
         try:
@@ -161,7 +121,7 @@ class ProbabilityMap:
                 "labels", overwrite=True, attributes={"ome": {"version": "0.5", "labels": ["tissue"]}}
             )
             factors = [scale.factor * 2**level for level in range(self.depth)]
-            image = _multiscales("tissue", scale, mpp, factors, channels=False)
+            image = multiscales("tissue", scale, mpp, factors, channels=False)
             colors = [{"label-value": 1, "rgba": [0, 160, 80, 96]}]
             about = {"version": "0.5", "multiscales": [image], "image-label": {"colors": colors}}
             group = labels.create_group("tissue", attributes={"ome": about})
