@@ -146,7 +146,7 @@ def _tell(outcome: "Outcome", *, as_json: bool) -> None:
         click.echo(f"{slide.path}: failed: {outcome.reason}", err=True)
     else:
         found = manifest.result
-        tissue = "" if found.tissue_mm2 is None else f" of {found.tissue_mm2:.2f} mm² tissue"
+        tissue = "" if found.tissue_mm2 is None else f", tissue {found.tissue_mm2:.2f} mm²"
         again = "already done: " if outcome.status == "skipped" else ""
         seconds = manifest.seconds.get("total", 0.0)
         click.echo(

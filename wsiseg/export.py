@@ -259,7 +259,7 @@ def _draw(
     thumbnail_YX3: npt.NDArray[np.uint8],
 ) -> Image.Image:
     per_l0 = thumbnail_YX3.shape[1] / manifest.slide.bounds[2]
-    of_tissue = "" if result.tissue_mm2 is None else f" of {result.tissue_mm2:.2f} mm^2 tissue"
+    of_tissue = "" if result.tissue_mm2 is None else f", tissue {result.tissue_mm2:.2f} mm^2"
     words = f"tumor {result.tumor_mm2:.2f} mm^2{of_tissue}, regions: {len(kept)}, p >= {how.threshold:g}"
     return draw_overview(
         thumbnail_YX3,
