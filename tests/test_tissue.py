@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from wsiseg.geometry import L0, Box, Scale
 from wsiseg.readers import open_slide
-from wsiseg.testing import ArraySlide
+from wsiseg.testing import ArraySlide, array_info
 from wsiseg.tissue import TissueMask, find_slide_tissue, find_tissue, has_overview, overview
 
 GLASS, PINK, INK = (243, 241, 244), (222, 160, 196), (20, 20, 24)
@@ -54,6 +54,17 @@ def test_a_black_border_and_white_fill_are_no_tissue() -> None:
     assert not found[:, 205:].any()
 
 
+def test_a_black_border_may_be_tinted_and_white_fill_may_lie_beside_tinted_glass() -> None:
+    tinted = (240, 236, 228)
+    found = find_tissue(
+        slide(((24, 24, 48), np.s_[:20, :]), ((255, 255, 255), np.s_[:, 200:]), (PINK, HERE), glass=tinted),
+        MPP,
+    )
+    assert found[HERE].all()
+    assert not found[:16].any()
+    assert not found[30:, 205:].any()
+
+
 def test_dust_goes_and_small_lumina_are_filled() -> None:
     found = find_tissue(
         slide((PINK, HERE), (GLASS, np.s_[90:110, 100:120]), (PINK, np.s_[20:22, 20:22])), MPP
@@ -84,6 +95,16 @@ def test_the_mask_lies_on_the_slides_bounds_and_its_area_is_right() -> None:
     assert found.area_mm2 == pytest.approx((800 * 0.5 / 1000) ** 2, rel=0.1)
     assert found.covers(Box(900, 500, 10, 10))
     assert not found.covers(Box(0, 0, 300, 300))
+
+
+def test_the_mask_begins_at_the_corner_of_the_bounds() -> None:
+    rgb = np.full((1600, 2000, 3), GLASS, np.uint8)
+    rgb[800:1200, 1200:1600] = PINK
+    found = find_slide_tissue(ArraySlide(rgb, array_info(2000, 1600, bounds=Box(800, 400, 1000, 1000))))
+    assert (found.scale.x, found.scale.y) == (800, 400)
+    assert found.mask_YX[25:50, 25:50].all()
+    assert found.covers(Box(1300, 900, 10, 10))
+    assert not found.covers(Box(820, 420, 10, 10))
 
 
 REAL = [
