@@ -157,3 +157,22 @@ def test_out_of_memory_halves_the_batch_and_ends_in_a_sentence(
     monkeypatch.setattr(small, "_forward", full)
     with pytest.raises(DeviceError, match="one patch does not fit"):
         small(patches(1))
+
+
+def test_neither_cores_nor_company_move_a_bit_on_a_cpu(network: Network) -> None:
+    torch.manual_seed(1)
+    one, two = network, build_network("mit_b0", mean=MEAN, std=STD).eval()
+    rgb_BYX3 = patches(3, 256)
+    alone = predictor(one, two)
+    alone.at_once = 1
+    together = predictor(one, two)
+    together.at_once = 5
+    whole = alone(rgb_BYX3)
+    assert np.array_equal(together(rgb_BYX3), whole)
+    assert np.array_equal(predictor(two)(rgb_BYX3[2:])[0, 0], whole[1, 2])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert np.array_equal(alone(rgb_BYX3), whole)
+    finally:
+        torch.set_num_threads(threads)

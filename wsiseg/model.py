@@ -7,7 +7,9 @@ the same numbers (to fp32 rounding) in a fraction of the memory traffic.
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -178,6 +180,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def cores() -> int:
+    """The CPU cores that this process may use; ``OMP_NUM_THREADS`` says fewer, as it does to torch."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def half_precision(device: torch.device) -> bool:
     """Whether bfloat16 is both native and faster there: recent GPUs, CPUs with AVX-512 BF16 or AMX."""
     if device.type == "cuda":
@@ -191,9 +201,9 @@ def half_precision(device: torch.device) -> bool:
 class TorchPredictor:
     """The folds of a bundle on one device: RGB patches in, one probability map per fold out.
 
-    On a CPU patches go through one at a time, which is no slower there and keeps the batch
-    size from moving a bit of the result. On a GPU a batch that does not fit is halved and
-    stays halved.
+    On a CPU each forward pass takes one patch, one fold and one core, and ``at_once`` of them
+    run side by side: neither the batch nor the number of cores can then move a bit of the
+    result (decision 0004). On a GPU a batch that does not fit is halved and stays halved.
     """
 
     def __init__(
@@ -210,6 +220,7 @@ class TorchPredictor:
         self.batch = 1 if device.type == "cpu" else batch
         self.half = half_precision(device) and not fp32
         self.temperature = temperature
+        self.at_once = cores() if device.type == "cpu" else 1
 
     @property
     def numerics(self) -> str:
@@ -224,16 +235,30 @@ class TorchPredictor:
         """
         count, height, width, _ = rgb_BYX3.shape
         prob_FBYX = np.empty((len(self.networks), count, height, width), np.float32)
+        if self.device.type == "cpu":
+            self._on_cores(rgb_BYX3, prob_FBYX)
+            return prob_FBYX
         start = 0
         while start < count:
             some = slice(start, min(start + self.batch, count))
             try:
-                prob_FBYX[:, some] = self._forward(rgb_BYX3[some])
+                prob_FBYX[:, some] = self._forward(rgb_BYX3[some], self.networks)
             except torch.OutOfMemoryError as error:
                 self._halve(error)
                 continue
             start = some.stop
         return prob_FBYX
+
+    def _on_cores(self, rgb_BYX3: npt.NDArray[np.uint8], prob_FBYX: npt.NDArray[np.float32]) -> None:
+        """Fill in each fold's answer to each patch, one core for each."""
+
+        def one(place: tuple[int, int]) -> None:
+            fold, patch = place
+            torch.set_num_threads(1)  # holds for the calling thread only
+            prob_FBYX[fold, patch] = self._forward(rgb_BYX3[patch : patch + 1], [self.networks[fold]])[0, 0]
+
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix="wsiseg-forward") as pool:
+            list(pool.map(one, np.ndindex(*prob_FBYX.shape[:2])))
 
     def _halve(self, error: Exception) -> None:
         if self.batch == 1:
@@ -243,10 +268,10 @@ class TorchPredictor:
         log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch)
         torch.cuda.empty_cache()
 
-    def _forward(self, rgb_BYX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def _forward(self, rgb_BYX3: npt.NDArray[np.uint8], networks: list[Network]) -> npt.NDArray[np.float32]:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             rgb = torch.from_numpy(np.ascontiguousarray(rgb_BYX3)).to(self.device).permute(0, 3, 1, 2)
-            folds = [torch.sigmoid(network(rgb) / self.temperature) for network in self.networks]
+            folds = [torch.sigmoid(network(rgb) / self.temperature) for network in networks]
             return cast("npt.NDArray[np.float32]", torch.stack(folds).cpu().numpy())
 
 
