@@ -30,6 +30,7 @@ from wsiseg.geometry import Scale
 from wsiseg.grid import Grid
 from wsiseg.heatmap import write_heatmap
 from wsiseg.manifest import Canvas, Counts, Model, Result, SlideFacts, SlideManifest
+from wsiseg.overview import draw_overview
 from wsiseg.place import Place
 from wsiseg.polygons import join, outline, threshold_u8
 from wsiseg.qupath import check
@@ -328,6 +329,24 @@ def test_the_overview_is_drawn_on_the_same_thumbnail_each_time(tmp_path: Path) -
     (tmp_path / "a" / "thumbnail.jpg").unlink()
     with pytest.raises(OutputError, match=r"thumbnail\.jpg cannot be read"):
         reoutline(tmp_path / "a", {})
+
+
+def test_the_overview_tints_what_is_inside_and_nothing_in_holes_or_outside() -> None:
+    ring = shapely.Polygon(
+        [(20, 20), (180, 20), (180, 180), (20, 180)], [[(60, 60), (140, 60), (140, 140), (60, 140)]]
+    )
+    polygons_N = np.array([shapely.box(90, 90, 110, 110), ring, shapely.box(5, 5, 9, 9)], object)
+    white = np.full((100, 100, 3), 255, np.uint8)
+    picture = draw_overview(
+        white, polygons_N, np.array([False, False, True]), mpp=1.0, px_per_canvas_px=0.5, caption="x"
+    )
+    pixel = np.asarray(picture).astype(int)
+    for inside in ((20, 20), (50, 50)):  # the ring, and the island in its hole
+        assert pixel[inside][0] > pixel[inside][1] + 20
+    for outside in ((96, 96), (36, 36)):
+        assert tuple(pixel[outside]) == (255, 255, 255)
+    assert tuple(pixel[10, 40]) == (200, 0, 0), "the outline"
+    assert tuple(pixel[2, 3]) == (255, 140, 0), "the outline of what is to be reviewed"
 
 
 class Page(HTMLParser):

@@ -31,7 +31,16 @@ from wsiseg.place import GEOJSON, MAP, OVERVIEW
 from wsiseg.polygons import Regions, tidy, within_budget
 from wsiseg.review import REVIEW, write_review
 
-__all__ = ["Kept", "Outlining", "changed", "export_polygons", "keep", "outlining", "thumbnail_of"]
+__all__ = [
+    "THUMBNAIL",
+    "Kept",
+    "Outlining",
+    "changed",
+    "export_polygons",
+    "keep",
+    "outlining",
+    "thumbnail_of",
+]
 
 THUMBNAIL = "thumbnail.jpg"
 """The slide without outlines: what an overview is drawn on, now and when it is outlined again."""
@@ -259,11 +268,17 @@ def _draw(
     thumbnail_YX3: npt.NDArray[np.uint8],
 ) -> Image.Image:
     per_l0 = thumbnail_YX3.shape[1] / manifest.slide.bounds[2]
-    of_tissue = "" if result.tissue_mm2 is None else f", tissue {result.tissue_mm2:.2f} mm^2"
-    words = f"tumor {result.tumor_mm2:.2f} mm^2{of_tissue}, regions: {len(kept)}, p >= {how.threshold:g}"
+    limit = how.review_above
+    review_N = np.zeros(len(kept), np.bool_) if limit is None else kept.spread_N > limit
+    of_tissue = "" if result.tissue_mm2 is None else f" of {result.tissue_mm2:.2f} mm^2 tissue"
+    orange = f" ({int(review_N.sum())} orange: to review)" if limit is not None else ""
+    words = (
+        f"tumor {result.tumor_mm2:.2f} mm^2{of_tissue}, regions: {len(kept)}{orange}, p >= {how.threshold:g}"
+    )
     return draw_overview(
         thumbnail_YX3,
         kept.polygons_N,
+        review_N,
         mpp=manifest.slide.mpp / per_l0,
         px_per_canvas_px=manifest.canvas.factor * per_l0,
         caption=f"{words} ({manifest.model.name}, research use only)",

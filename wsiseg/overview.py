@@ -13,22 +13,26 @@ MAX_PX = 2048
 """The longer side of the picture, in pixels."""
 
 # Pillow's own font has no µ, ² or ≥: what is drawn is plain ASCII.
-TUMOR, INK, PAPER = (200, 0, 0), (40, 40, 40), (255, 255, 255)
+TUMOR, REVIEW, INK, PAPER = (200, 0, 0), (255, 140, 0), (40, 40, 40), (255, 255, 255)
+TINT = 0.16
+"""How much of the class's colour lies over a region: seen when small, and the tissue still shows."""
 
 
 def draw_overview(
     thumbnail_YX3: npt.NDArray[np.uint8],
     polygons_N: npt.NDArray[np.object_],
+    review_N: npt.NDArray[np.bool_],
     *,
     mpp: float,
     px_per_canvas_px: float,
     caption: str,
 ) -> Image.Image:
-    """The thumbnail with outlines, a scale bar and a line of words below it.
+    """The thumbnail with tinted outlines, a scale bar and a line of words below it.
 
     Args:
         thumbnail_YX3: the slide's bounds, RGB, at most ``MAX_PX`` on its longer side.
         polygons_N: shapely polygons in canvas pixels.
+        review_N: which of them are drawn orange, as to be reviewed, and not red.
         mpp: microns per thumbnail pixel.
         px_per_canvas_px: thumbnail pixels per canvas pixel.
         caption: what the picture shows, one line.
@@ -37,21 +41,45 @@ def draw_overview(
     size = max(11, min(28, width // 60))
     font = ImageFont.load_default(size=size)
     strip = 2 * size + 8
+    slide = Image.fromarray(thumbnail_YX3)
+    on_slide = shapely.transform(polygons_N, lambda xy: xy * px_per_canvas_px)
+    for some_N, color in ((on_slide[~review_N], TUMOR), (on_slide[review_N], REVIEW)):
+        _tint(slide, some_N, color)
+    for some_N, color in ((on_slide[~review_N], TUMOR), (on_slide[review_N], REVIEW)):
+        _outline(slide, some_N, color)
     picture = Image.new("RGB", (width, height + strip), PAPER)
-    picture.paste(Image.fromarray(thumbnail_YX3), (0, 0))
+    picture.paste(slide, (0, 0))
     pen = ImageDraw.Draw(picture)
-    rings = shapely.get_rings(polygons_N) if len(polygons_N) else ()
-    thickness = max(1, width // 500)
-    for ring in rings:
-        pen.line(
-            list(map(tuple, shapely.get_coordinates(ring) * px_per_canvas_px)),
-            TUMOR,
-            thickness,
-            joint="curve",
-        )
     _scale_bar(pen, width, height, mpp, font)
     pen.text((6, height + strip // 2 + 2), caption, INK, font)
     return picture
+
+
+def _tint(slide: Image.Image, polygons_N: npt.NDArray[np.object_], color: tuple[int, int, int]) -> None:
+    """Lay a colour over the inside of polygons; the large first, for an island may lie in a hole."""
+    if len(polygons_N) == 0:
+        return
+    mask = Image.new("L", slide.size)
+    pen = ImageDraw.Draw(mask)
+    for polygon in polygons_N[np.argsort(-shapely.area(polygons_N), kind="stable")]:
+        pen.polygon(_points(polygon.exterior), fill=round(TINT * 255))
+        for hole in polygon.interiors:
+            pen.polygon(_points(hole), fill=0)
+    slide.paste(Image.new("RGB", slide.size, color), mask=mask)
+
+
+def _outline(slide: Image.Image, polygons_N: npt.NDArray[np.object_], color: tuple[int, int, int]) -> None:
+    """Draw every ring in a colour on a wider line of white, to stand out from pink tissue."""
+    pen = ImageDraw.Draw(slide)
+    thickness = max(1, slide.width // 400)
+    rings = [_points(ring) for ring in shapely.get_rings(polygons_N)] if len(polygons_N) else []
+    for ink, wide in ((PAPER, thickness + 2), (color, thickness)):
+        for points in rings:
+            pen.line(points, ink, wide, joint="curve")
+
+
+def _points(ring: shapely.LinearRing) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in shapely.get_coordinates(ring).tolist()]
 
 
 def _scale_bar(

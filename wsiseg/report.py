@@ -19,6 +19,7 @@ from urllib.parse import quote
 from PIL import Image, UnidentifiedImageError
 
 from wsiseg.errors import OutputError
+from wsiseg.export import THUMBNAIL
 from wsiseg.manifest import SlideManifest, write_whole
 from wsiseg.place import MANIFEST, OVERVIEW
 from wsiseg.review import REVIEW, REVIEW_ABOVE
@@ -151,9 +152,10 @@ def _picture(out: Path, row: _Row) -> str:
     """The overview, small, inside the page; it leads to the large one."""
     if row.manifest is None:
         return ""
+    folder = out / row.name
     try:
-        with Image.open(out / row.name / OVERVIEW) as overview:
-            small = overview.convert("RGB")
+        with Image.open(folder / OVERVIEW) as overview, Image.open(folder / THUMBNAIL) as plain:
+            small = overview.convert("RGB").crop((0, 0, *plain.size))  # the words below would be too small
     except (OSError, UnidentifiedImageError):
         return '<span class="small">(no overview)</span><br>'
     small.thumbnail((PICTURE_PX, PICTURE_PX))
