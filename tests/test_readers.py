@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -330,6 +331,26 @@ def test_what_openslide_knew_and_refused_is_never_handed_to_tiffslide(
         open_slide(shared / CMU)
 
 
+@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+def test_a_tile_the_file_does_not_hold_is_white(tmp_path: Path, reader: str) -> None:
+    held = zlib.compress(np.full((256, 256, 3), 90, np.uint8).tobytes())
+    tifffile.imwrite(
+        tmp_path / "sparse.tiff",
+        iter([held, b"", b"", held]),
+        shape=(512, 512, 3),
+        dtype=np.uint8,
+        tile=(256, 256),
+        compression="zlib",
+        photometric="rgb",
+    )
+    with open_slide(tmp_path / "sparse.tiff", mpp=0.5, reader=reader) as slide:
+        read = slide.read(Box(0, 0, 512, 512), (512, 512))
+    assert (read[:256, :256] == 90).all()
+    assert (read[256:, 256:] == 90).all()
+    assert (read[:256, 256:] == 255).all()
+    assert (read[256:, :256] == 255).all()
+
+
 def test_a_reader_that_is_not_there_is_a_usage_error(shared: Path) -> None:
     assert set(READERS) == {"openslide", "tiffslide"}
     with pytest.raises(UsageError, match="choose auto, openslide, tiffslide"):
@@ -391,3 +412,12 @@ def test_a_resolution_is_plausible_or_refused_and_an_implausible_one_never_passe
     else:
         assert objective is not None
         assert chosen == (10 / objective, f"objective power {objective:g}")
+
+
+@pytest.mark.parametrize(("y", "square"), [(0.5, True), (0.509, True), (0.511, False), (0.55, False)])
+def test_pixels_may_differ_by_two_percent_between_their_sides(y: float, square: bool) -> None:
+    if square:
+        assert choose_mpp("s.svs", None, (0.5, y), metadata_source="meta", objective=None).source == "meta"
+    else:
+        with pytest.raises(ResolutionError, match="not square"):
+            choose_mpp("s.svs", None, (0.5, y), metadata_source="meta", objective=None)
