@@ -2,12 +2,16 @@
 # ruff: noqa: PLC0415  # torch is loaded only when a command runs
 
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
-from wsiseg.train.recipe import PRESETS, Recipe
+from wsiseg.errors import UsageError
+from wsiseg.train.recipe import PRESETS, Recipe, make_recipe
 from wsiseg.train.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from wsiseg.train.experiment import Experiment
 
 __all__ = ["train"]
 
@@ -38,7 +42,7 @@ def _recipe_options(command: click.Command) -> click.Command:
     "--data", type=click.Path(path_type=Path), required=True, help="Folder with <task>/<domain>/{image,mask}."
 )
 @click.option("--task", required=True, help="The task to train and validate on, such as task1.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The bundle's folder; needed to train.")
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
@@ -61,37 +65,23 @@ def _recipe_options(command: click.Command) -> click.Command:
 @click.option("--fp32", is_flag=True, help="Never compute in bfloat16.")
 @click.option("--resume", "existing", flag_value="resume", help="Go on with a training that was stopped.")
 @click.option("--overwrite", "existing", flag_value="overwrite", help="Begin anew.")
+@click.option("--dry-run", is_flag=True, help="Print the cases and the folds, and train nothing.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard events beside metrics.jsonl.")
 def train(**options: Any) -> None:
     """Train the folds of a network and write them as a bundle.
 
     Example: wsiseg train --data DATA --task task1 -o models/mine --epochs 20
     """
-    from wsiseg.train.experiment import Experiment
+    experiment = _experiment(options)
+    if options["dry_run"]:
+        from wsiseg.train.experiment import plan_table
+
+        click.echo(plan_table(experiment))
+        return
     from wsiseg.train.machine import this_machine
-    from wsiseg.train.recipe import make_recipe
     from wsiseg.train.trainer import run_experiment
     from wsiseg.train.watch import FoldWatch
 
-    recipe = make_recipe(options["preset"], **{name: options[name] for name in Recipe.model_fields})
-    note = options["card_note"].read_text(encoding="utf-8") if options["card_note"] else ""
-    same = (
-        "data",
-        "task",
-        "out",
-        "image_mpp",
-        "limit",
-        "train_folds",
-        "leave_domain_out",
-        "init_from",
-        "source_task",
-    )
-    experiment = Experiment(
-        strategy=STRATEGIES[options["strategy"]],
-        recipe=recipe,
-        note=note,
-        **{name: options[name] for name in same},
-    )
     machine = this_machine(options["device"], fp32=options["fp32"])
 
     def watch(folder: Path, epochs: int) -> FoldWatch:
@@ -99,6 +89,31 @@ def train(**options: Any) -> None:
 
     done = run_experiment(experiment, machine, existing=options["existing"] or "refuse", watch=watch)
     click.echo(f"wrote {done}")
+
+
+def _experiment(options: dict[str, Any]) -> "Experiment":
+    from wsiseg.train.experiment import Experiment
+
+    if options["out"] is None and not options["dry_run"]:
+        msg = "say where the bundle goes: -o FOLDER (or --dry-run, to look at the folds first)"
+        raise UsageError(msg)
+    kept = (
+        "data",
+        "task",
+        "image_mpp",
+        "limit",
+        "train_folds",
+        "leave_domain_out",
+        "init_from",
+        "source_task",
+    )
+    return Experiment(
+        out=options["out"] or Path("dry-run"),
+        strategy=STRATEGIES[options["strategy"]],
+        recipe=make_recipe(options["preset"], **{name: options[name] for name in Recipe.model_fields}),
+        note=options["card_note"].read_text(encoding="utf-8") if options["card_note"] else "",
+        **{name: options[name] for name in kept},
+    )
 
 
 _recipe_options(train)

@@ -24,6 +24,7 @@ __all__ = ["Batch", "Sample", "cut", "epoch_batches", "load_samples", "plan_epoc
 LOADERS = 2
 HALF = 128  # a resampled mask is tumour from here on
 AHEAD = 3
+RIM = 8  # pixels around a window that the kernel may reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +101,12 @@ def cut(
     """
     height, width = sample.mask_YX.shape
     x, y, side = window.x, window.y, window.side
-    left, top = max(0, -int(np.floor(x))), max(0, -int(np.floor(y)))
-    right, bottom = max(0, int(np.ceil(x + side)) - width), max(0, int(np.ceil(y + side)) - height)
-    rgb_YX3, mask_YX = sample.rgb_YX3, sample.mask_YX
-    if left or top or right or bottom:
-        pad = ((top, bottom), (left, right))
-        rgb_YX3 = np.pad(rgb_YX3, (*pad, (0, 0)), constant_values=255)
-        mask_YX = np.pad(mask_YX, pad)
-    box = (
-        max(0.0, x + left),
-        max(0.0, y + top),
-        min(x + left + side, mask_YX.shape[1]),
-        min(y + top + side, mask_YX.shape[0]),
-    )
+    (x0, x1), (y0, y1) = _span(x, x + side, width), _span(y, y + side, height)
+    part = slice(max(0, y0), min(height, y1)), slice(max(0, x0), min(width, x1))
+    pad = (part[0].start - y0, y1 - part[0].stop), (part[1].start - x0, x1 - part[1].stop)
+    rgb_YX3 = np.pad(sample.rgb_YX3[part], (*pad, (0, 0)), constant_values=255)
+    mask_YX = np.pad(sample.mask_YX[part], pad)
+    box = (x - x0, y - y0, x - x0 + side, y - y0 + side)
     rgb = resize(rgb_YX3, (crop, crop), kernel=kernel, box=box)
     grey = resize(mask_YX, (crop, crop), kernel=kernel, box=box)
     centres = (np.arange(crop) + 0.5) * side / crop
@@ -122,6 +116,12 @@ def cut(
     mask = np.where(grey >= HALF, np.uint8(255), np.uint8(0))
     counted = np.where(inside, np.uint8(255), np.uint8(0))
     return turned(rgb, window), turned(mask, window), turned(counted, window)
+
+
+def _span(start: float, stop: float, length: int) -> tuple[int, int]:
+    """The whole pixels from ``start`` to ``stop`` and up to RIM more of them inside the image."""
+    first, last = int(np.floor(start)), int(np.ceil(stop))
+    return min(first, max(0, first - RIM)), max(last, min(length, last + RIM))
 
 
 def epoch_batches(

@@ -14,7 +14,7 @@ from wsiseg.train.folds import Fold, folds_of, joined, leave_domain_out
 from wsiseg.train.recipe import Recipe
 from wsiseg.train.strategies import Strategy
 
-__all__ = ["Experiment", "plan_folds"]
+__all__ = ["Experiment", "plan_folds", "plan_table"]
 
 log = logging.getLogger(__name__)
 
@@ -97,3 +97,32 @@ def _folds(experiment: Experiment, cases: Sequence[Case], task: str) -> tuple[Fo
     if experiment.leave_domain_out:
         return leave_domain_out(cases, task)
     return folds_of(cases, task, experiment.recipe.folds, seed=experiment.recipe.seed)
+
+
+def plan_table(experiment: Experiment) -> str:
+    """What a training would use, as text: cases by domain, and how the folds divide them.
+
+    Raises:
+        DataError, UsageError: as ``plan_folds``.
+    """
+    cases, folds = plan_folds(experiment)
+    lines = [f"{'task':<10} {'domain':<20} {'cases':>6} {'empty':>6} {'patients':>9} {'mpp':>14}"]
+    for task, domain in sorted({(case.task, case.domain) for case in cases}):
+        own = [case for case in cases if (case.task, case.domain) == (task, domain)]
+        known = len({case.group for case in own if case.patient})
+        scale = f"{_span([case.mpp for case in own])} {own[0].mpp_is}"
+        empty = sum(case.empty for case in own)
+        lines.append(f"{task:<10} {domain:<20} {len(own):>6} {empty:>6} {known or 'unknown':>9} {scale:>14}")
+    lines += ["", f"{'fold':<16} {'train':>6} {'valid':>6}   validation cases by domain (empty)"]
+    for fold in folds:
+        parts = []
+        for domain in sorted({case.domain for case in fold.valid}):
+            own = [case for case in fold.valid if case.domain == domain]
+            parts.append(f"{domain} {len(own)} ({sum(case.empty for case in own)})")
+        lines.append(f"{fold.name:<16} {len(fold.train):>6} {len(fold.valid):>6}   {', '.join(parts)}")
+    return "\n".join(lines)
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g}-{high:g}"

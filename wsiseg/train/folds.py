@@ -109,16 +109,17 @@ def leave_domain_out(cases: Sequence[Case], task: str) -> tuple[Fold, ...]:
 def joined(folds: Sequence[Fold], others: Sequence[Sequence[Fold]] | Sequence[Case]) -> tuple[Fold, ...]:
     """Folds that learn from other tasks too, and are judged by their own.
 
-    ``others`` are the other tasks' folds, of which fold k takes the training part of fold k (so that
-    the same weights can be judged on either task), or plain cases, of which it takes every one whose
-    patient it is not judged by.
+    ``others`` are the other tasks' folds, of which fold k takes the training part of fold k (so
+    that the same weights, learnt in the same order, can be judged on either task), or plain
+    cases, of which it takes every one whose patient it is not judged by.
     """
     found = []
     for k, fold in enumerate(folds):
         more = [c for o in others for c in ([o] if isinstance(o, Case) else o[k].train)]
         judged = {case.group for case in fold.valid}
         kept = tuple(case for case in more if case.group not in judged)
-        found.append(Fold(fold.name, (*fold.train, *kept), fold.valid))
+        train = sorted((*fold.train, *kept), key=lambda case: case.key)
+        found.append(Fold(fold.name, tuple(train), fold.valid))
     return tuple(found)
 
 

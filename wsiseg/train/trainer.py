@@ -24,7 +24,7 @@ from wsiseg.train.loop import Job, Watch, judge, train_fold
 from wsiseg.train.machine import Machine
 from wsiseg.train.publish import publish, versions
 from wsiseg.train.records import read_run, run_folder, write_run, write_scores
-from wsiseg.train.starts import starting_weights
+from wsiseg.train.starts import Start, starting_weights
 from wsiseg.train.strategies import STRATEGIES
 
 __all__ = ["run_experiment"]
@@ -52,7 +52,7 @@ def run_experiment(
     cases, folds = plan_folds(experiment)
     experiment = _with_source(experiment, tasks_of(cases), machine, existing=existing, watch=watch)
     starts = starting_weights(experiment.init_from, folds)
-    _begin(experiment, folds, machine, existing)
+    _begin(experiment, list(zip(folds, starts, strict=True)), machine, existing)
     wanted = {case.key: case for fold in folds for case in (*fold.train, *fold.valid)}
     loaded = load_samples(
         list(wanted.values()), mpp=experiment.spec.canvas_mpp, kernel=experiment.spec.resample
@@ -69,7 +69,7 @@ def run_experiment(
 
 def _one_fold(
     experiment: Experiment,
-    which: tuple[int, Fold, Path | None],
+    which: tuple[int, Fold, Start],
     samples: dict[str, Sample],
     *,
     machine: Machine,
@@ -84,7 +84,7 @@ def _one_fold(
         return weights
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed * 1000 + number)
-    network = _network(experiment, start)
+    network = _network(experiment, start.weights)
     train, valid = ([samples[case.key] for case in half] for half in (fold.train, fold.valid))
     job = Job(fold.name, (recipe.seed, number), train, valid, folder, spec.resample)
     train_fold(network, job, recipe, machine=machine, watch=watch(folder, recipe.epochs))
@@ -135,7 +135,9 @@ def _with_source(
     return replace(experiment, init_from=run_experiment(first, machine, existing=kept, watch=watch))
 
 
-def _begin(experiment: Experiment, folds: Sequence[Fold], machine: Machine, existing: Existing) -> None:
+def _begin(
+    experiment: Experiment, folds: Sequence[tuple[Fold, Start]], machine: Machine, existing: Existing
+) -> None:
     """Make the folder ready and write the record, or check that it is of this training."""
     record = _record(experiment, folds)
     found = read_run(experiment.out)
@@ -146,7 +148,7 @@ def _begin(experiment: Experiment, folds: Sequence[Fold], machine: Machine, exis
         for path in (*experiment.out.glob("fold-*.safetensors"), *run_folder(experiment.out).glob("fold-*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         found = None
-    same = ("task", "strategy", "recipe", "folds", "trained")
+    same = ("task", "strategy", "recipe", "init_from", "folds", "trained")
     changed = [name for name in same if found and found.get(name) != json.loads(json.dumps(record[name]))]
     if changed:
         msg = (
@@ -166,7 +168,8 @@ def _begin(experiment: Experiment, folds: Sequence[Fold], machine: Machine, exis
     machine.wait()
 
 
-def _record(experiment: Experiment, folds: Sequence[Fold]) -> dict[str, Any]:
+def _record(experiment: Experiment, folds: Sequence[tuple[Fold, Start]]) -> dict[str, Any]:
+    """What decides a training; ``trained`` are the groups each fold's weights have seen, start included."""
     return {
         "format": 1,
         "task": experiment.task,
@@ -176,7 +179,9 @@ def _record(experiment: Experiment, folds: Sequence[Fold]) -> dict[str, Any]:
         "limit": experiment.limit,
         "init_from": experiment.init_from and load_spec(find_bundle(experiment.init_from)).weights_key,
         "recipe": experiment.recipe.model_dump(),
-        "folds": {fold.name: [case.key for case in fold.valid] for fold in folds},
-        "trained": {fold.name: sorted({case.group for case in fold.train}) for fold in folds},
+        "folds": {fold.name: [case.key for case in fold.valid] for fold, _ in folds},
+        "trained": {
+            fold.name: sorted({case.group for case in fold.train} | start.seen) for fold, start in folds
+        },
         "versions": versions(),
     }

@@ -1,0 +1,203 @@
+"""From a folder of images to a bundle: every strategy, on images made here."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from wsiseg.bundle import load_spec, verify_files
+from wsiseg.errors import DataError, OutputError, UsageError
+from wsiseg.model import load_ensemble
+from wsiseg.train.evaluate import as_json, evaluate, labelled
+from wsiseg.train.experiment import Experiment, plan_folds, plan_table
+from wsiseg.train.machine import Machine
+from wsiseg.train.recipe import Recipe
+from wsiseg.train.records import read_run, read_scores
+from wsiseg.train.strategies import STRATEGIES
+from wsiseg.train.trainer import Existing, run_experiment
+
+CPU = Machine(torch.device("cpu"), half=False)
+TINY = Recipe(crop=32, batch=4, epochs=1, folds=2, encoder="mit_b0")
+
+
+class Silence:
+    """Counts epochs and says nothing."""
+
+    epochs = 0
+
+    def __init__(self, folder: Path, epochs: int) -> None:
+        self.folder = folder
+        self.expected = epochs
+
+    def step(self, images: int, loss: float) -> None:
+        assert images > 0
+        assert np.isfinite(loss)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        assert record["epoch"] <= self.expected
+        Silence.epochs += 1
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    Silence.epochs = 0
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks of two domains, three images each."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for task in ("organs", "scanners"):
+        for domain in ("a", "b"):
+            for kind in ("image", "mask"):
+                (root / task / domain / kind).mkdir(parents=True)
+            for i in range(3):
+                mask_YX = np.zeros((48, 56), np.uint8)
+                mask_YX[:, : 28 if i else 0] = 255
+                rgb_YX3 = np.where(mask_YX[..., None] > 0, 90, 210) + rng.integers(0, 40, (48, 56, 3))
+                Image.fromarray(rgb_YX3.astype(np.uint8)).save(root / task / domain / "image" / f"{i}.png")
+                Image.fromarray(mask_YX).save(root / task / domain / "mask" / f"{i}.png")
+    return root
+
+
+def experiment(data: Path, out: Path, strategy: str = "standard", **more: Any) -> Experiment:
+    return Experiment(data, "organs", STRATEGIES[strategy], TINY, out, image_mpp=0.732421875, **more)
+
+
+def train(what: Experiment, existing: Existing = "refuse") -> Path:
+    return run_experiment(what, CPU, existing=existing, watch=Silence)
+
+
+@pytest.fixture(scope="module")
+def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(experiment(data, tmp_path_factory.mktemp("out") / "mine"))
+
+
+def test_a_trained_bundle_is_whole_and_predicts(bundle: Path) -> None:
+    spec = load_spec(bundle)
+    verify_files(bundle, spec)
+    assert (spec.name, len(spec.folds)) == ("mine", 2)
+    prob_FBYX = load_ensemble(bundle, device="cpu")(np.full((1, 64, 64, 3), 200, np.uint8))
+    assert prob_FBYX.shape == (2, 1, 64, 64)
+    assert all(t.dtype != torch.float32 for t in load_file(bundle / spec.folds[0].file).values())
+
+
+def test_every_case_of_the_task_is_scored_once_by_weights_that_never_saw_it(bundle: Path, data: Path) -> None:
+    scores = read_scores(bundle)
+    assert sorted(s.key for s in scores) == sorted(
+        p.relative_to(data).as_posix() for p in data.glob("organs/*/image/*")
+    )
+    record = read_run(bundle)
+    assert record is not None
+    for s in scores:
+        assert ["a" if "/a/" in s.key else "b", s.key] not in record["trained"][s.fold]
+
+
+def test_the_card_tells_the_scores_that_were_recorded(bundle: Path) -> None:
+    card = (bundle / "README.md").read_text()
+    mean = np.mean([s.dice for s in read_scores(bundle)])
+    assert f"| **organs** | 6 | {mean:.3f} ±" in card
+    for word in ("not a medical device", "NVIDIA", "research use only", "licence", "unknown"):
+        assert word.lower() in card.lower()
+
+
+def test_scores_are_those_of_the_weights_as_saved(bundle: Path, data: Path) -> None:
+    folder, _, cases = labelled(bundle, data, task="organs", image_mpp=0.732421875, limit=None)
+    again = evaluate(folder, cases, mode="held-out", device="cpu", fp32=True)
+    assert sorted(again, key=lambda s: s.key) == sorted(read_scores(bundle), key=lambda s: s.key)
+
+
+def test_an_evaluation_has_the_numbers_that_were_promised(bundle: Path, data: Path) -> None:
+    folder, _, cases = labelled(bundle, data, task=None, image_mpp=0.732421875, limit=None)
+    found = as_json(evaluate(folder, cases, device="cpu"), "mine", "ensemble")
+    assert found["n"] == 12
+    for part in (found, found["domains"]["a"]):
+        assert {"dice_mean", "dice_std", "jaccard_mean", "n"} <= set(part)
+    apart = evaluate(folder, cases, mode="folds", device="cpu")
+    assert len(apart) == 24
+    assert json.dumps(found)
+
+
+def test_a_finished_training_is_not_trained_again(data: Path, bundle: Path) -> None:
+    with pytest.raises(OutputError, match="--resume to go on"):
+        train(experiment(data, bundle))
+    before = (bundle / "bundle.json").read_bytes()
+    assert train(experiment(data, bundle), "resume") == bundle
+    assert Silence.epochs == 0
+    assert (bundle / "bundle.json").read_bytes() == before
+
+
+def test_another_recipe_is_not_resumed(data: Path, bundle: Path) -> None:
+    other = replace(experiment(data, bundle), recipe=TINY.model_copy(update={"learning_rate": 1e-5}))
+    with pytest.raises(OutputError, match="its recipe differ"):
+        train(other, "resume")
+
+
+def test_cross_task_trains_the_other_task_first_and_starts_from_it(data: Path, tmp_path: Path) -> None:
+    out = train(experiment(data, tmp_path / "crossed", "cross-task"))
+    source = out / "run" / "source-scanners"
+    assert {s.task for s in read_scores(source)} == {"scanners"}
+    assert Silence.epochs == 4
+    record = read_run(out)
+    assert record is not None
+    assert record["init_from"] == load_spec(source).weights_key
+    assert any("scanners" in key for _, key in record["trained"]["1"])
+
+
+def test_union_learns_from_both_tasks_and_is_judged_by_its_own(data: Path, tmp_path: Path) -> None:
+    both = experiment(data, tmp_path / "both", "union")
+    _, folds = plan_folds(both)
+    _, alone = plan_folds(experiment(data, tmp_path / "alone"))
+    assert [fold.valid for fold in folds] == [fold.valid for fold in alone]
+    assert {c.task for fold in folds for c in fold.train} == {"organs", "scanners"}
+    other = plan_folds(replace(both, task="scanners"))[1]
+    assert [fold.train for fold in folds] == [fold.train for fold in other]
+
+
+def test_weights_that_saw_a_validation_case_are_refused(data: Path, bundle: Path, tmp_path: Path) -> None:
+    other_folds = TINY.model_copy(update={"seed": 3})
+    swapped = replace(experiment(data, tmp_path / "x", init_from=bundle), recipe=other_folds)
+    with pytest.raises(DataError, match="was trained on"):
+        train(swapped)
+
+
+def test_weights_of_the_same_folds_may_be_started_from(data: Path, bundle: Path, tmp_path: Path) -> None:
+    out = train(experiment(data, tmp_path / "more", init_from=bundle, train_folds=1))
+    assert len(load_spec(out).folds) == 1
+
+
+def test_a_domain_can_be_left_out(data: Path, tmp_path: Path) -> None:
+    _, folds = plan_folds(experiment(data, tmp_path / "x", "union", leave_domain_out=True))
+    assert [fold.name for fold in folds] == ["a", "b"]
+    for fold in folds:
+        assert {c.domain for c in fold.valid} == {fold.name}
+        assert all(c.domain != fold.name for c in fold.train if c.task == "organs")
+        assert any(c.task == "scanners" for c in fold.train)
+
+
+def test_a_task_that_is_not_there_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no task 'stains'; it has organs, scanners"):
+        plan_folds(replace(experiment(data, tmp_path / "x"), task="stains"))
+
+
+def test_the_plan_is_told_before_training(data: Path, tmp_path: Path) -> None:
+    table = plan_table(experiment(data, tmp_path / "x"))
+    assert "organs     a                         3      1   unknown" in table
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_that_is_no_bundle_name_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be a bundle"):
+        train(experiment(data, tmp_path / "my bundle"))
