@@ -12,6 +12,7 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from wsiseg.errors import OutputError
 from wsiseg.geojson import Export, features, place, write
@@ -91,6 +92,30 @@ def test_simplified_features_lie_within_twice_the_tolerance(
     exact = shapely.transform(regions.polygons_N, lambda xy: xy * factor)
     for before, after in zip(exact, placed.polygons_N, strict=True):
         assert shapely.hausdorff_distance(before.exterior, after.exterior) <= far
+
+
+blocky = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7)).map(
+    lambda mask: np.kron(mask, np.ones((7, 7), np.bool_))
+)
+
+
+@given(blocky, factors, st.sampled_from([0.5, 1.0, 1.5]))
+def test_simplified_features_give_the_mask_back_but_near_its_edges(
+    mask: Mask, factor: float, simplify_px: float
+) -> None:
+    """Masks with holes, nested islands, touching corners, bridges and the border, 7 px to a step."""
+    simple = tidy(regions_of(mask), min_area_px=0, min_hole_px=0, simplify_px=simplify_px)
+    exported = shapes(document(simple, export(scale=Scale(factor))))
+    apart_px = 2 * simplify_px + 0.125 * math.sqrt(2) / factor
+    around = np.pad(mask, 1)
+    inner = ndimage.distance_transform_edt(around)[1:-1, 1:-1]
+    outer = ndimage.distance_transform_edt(~around)[1:-1, 1:-1]
+    y, x = np.nonzero(inner + outer - 0.5 > apart_px)  # half a px less: to the edge
+    centres = shapely.points((x + 0.5) * factor, (y + 0.5) * factor)
+    inside = np.zeros(x.shape, np.bool_)
+    for shape in exported:
+        inside |= shapely.contains(shape, centres)
+    assert np.array_equal(inside, mask[y, x])
 
 
 @given(masks, factors)

@@ -104,8 +104,8 @@ def finished(
             ledger.add(Done(*block.index, to.write(block, part_CYX), 1))
             least = threshold_u8(options.threshold)
             parts.append(outline(*part_CYX, threshold_u8=least, x=block.core.x, y=block.core.y))
-    white = np.full((200, 300, 3), 255, np.uint8)
-    done = export_polygons(join(parts, grid.chunk), manifest, options, folder, thumbnail_YX3=white)
+    slide_YX3 = np.random.default_rng(5).integers(0, 256, (200, 300, 3), np.uint8)
+    done = export_polygons(join(parts, grid.chunk), manifest, options, folder, thumbnail_YX3=slide_YX3)
     done.write(folder / "slide.json")
     return done
 
