@@ -167,7 +167,7 @@ def test_a_sweep_says_what_each_threshold_would_write_and_writes_nothing(tmp_pat
     assert content(tmp_path / "a") == before
     for one in swept[::4]:
         done = reoutline(tmp_path / "a", {"threshold": one.threshold})
-        assert (one.polygons, one.tumor_mm2) == (done.counts.polygons, done.result.tumor_mm2)
+        assert (one.regions, one.tumor_mm2) == (done.counts.polygons, done.result.tumor_mm2)
         assert one.tissue_fraction == done.result.tissue_fraction
     areas = [one.tumor_mm2 for one in swept]
     assert areas == sorted(areas, reverse=True)
@@ -288,6 +288,9 @@ def test_a_slide_over_the_vertex_budget_is_simplified_and_says_so(tmp_path: Path
     assert done.counts.vertices <= before.counts.vertices // 2
     assert "to stay under" in done.result.note
     assert "to stay under" not in before.result.note
+    assert done.result.tumor_mm2 == before.result.tumor_mm2, "how it is drawn does not change what was found"
+    short = reoutline(tmp_path / "a", {"max_vertices": 4})
+    assert f"and still {short.counts.vertices}: a larger --min-area leaves fewer" in short.result.note
 
 
 @pytest.mark.parametrize("size", [(1500, 700), (300, 200), (5, 3)])

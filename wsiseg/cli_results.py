@@ -65,7 +65,7 @@ def _tell_sweep(folder: Path, swept: "list[Swept]", *, as_json: bool) -> None:
     click.echo(f"{folder}\nthreshold  regions  tumor mm²  of tissue")
     for one in swept:
         part = "" if one.tissue_fraction is None else f"{one.tissue_fraction:9.1%}"
-        click.echo(f"{one.threshold:9.2f}  {one.polygons:7d}  {one.tumor_mm2:9.3f}  {part}")
+        click.echo(f"{one.threshold:9.2f}  {one.regions:7d}  {one.tumor_mm2:9.3f}  {part}")
 
 
 @click.command()

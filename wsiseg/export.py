@@ -110,34 +110,41 @@ def changed(manifest: SlideManifest, given: Mapping[str, Any]) -> Outlining:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What of the joined outlines is exported: tidied, in canvas pixels and placed; and by how much simpler.
+class _Kept:
+    """What of the joined outlines is exported, and how much was given up for it.
 
-    ``found`` is the number of regions before the small ones were dropped.
+    Attributes:
+        regions: simplified, in canvas pixels.
+        placed: the same in the pixels of the export.
+        area_mm2_N: of each region before it was simplified, small holes filled.
+        tolerance_px: by how much they were simplified, in canvas px.
+        found: the number of regions before the small ones were dropped.
     """
 
     regions: Regions
     placed: Placed
+    area_mm2_N: Areas
     tolerance_px: float
     found: int
 
-    @property
-    def area_mm2(self) -> npt.NDArray[np.float64]:
-        """The area of each placed polygon."""
-        return shapely.area(self.placed.polygons_N) * (self.placed.export.mpp / 1000) ** 2
 
-
-def keep(regions: Regions, manifest: SlideManifest, how: Outlining) -> Kept:
-    """Fill, drop, simplify and place the outlines of the whole map at ``how.threshold``."""
+def chosen(regions: Regions, manifest: SlideManifest, how: Outlining) -> tuple[Regions, Areas]:
+    """The regions that are large enough, small holes filled, nothing simplified; and their areas in mm²."""
     px_um2 = manifest.canvas.mpp**2
-    tidied = tidy(
+    left = tidy(
         regions,
         min_area_px=how.min_area_um2 / px_um2,
         min_hole_px=how.min_hole_um2 / px_um2,
         simplify_px=0,
     )
-    kept, tolerance_px = within_budget(tidied, simplify_px=how.simplify_px, max_vertices=how.max_vertices)
-    return Kept(kept, place(kept, _export(manifest, how)), tolerance_px, len(regions))
+    return left, shapely.area(left.polygons_N) * px_um2 / 1e6
+
+
+def _keep(regions: Regions, manifest: SlideManifest, how: Outlining) -> _Kept:
+    """Fill, drop, simplify and place the outlines of the whole map at ``how.threshold``."""
+    left, area_mm2_N = chosen(regions, manifest, how)
+    kept, tolerance_px = within_budget(left, simplify_px=how.simplify_px, max_vertices=how.max_vertices)
+    return _Kept(kept, place(kept, _export(manifest, how)), area_mm2_N, tolerance_px, len(regions))
 
 
 def export_polygons(
@@ -163,7 +170,7 @@ def export_polygons(
     """
     if thumbnail_YX3 is not None:
         write_whole(folder / THUMBNAIL, _encoded(Image.fromarray(thumbnail_YX3), "JPEG"))
-    kept = keep(regions, manifest, how)
+    kept = _keep(regions, manifest, how)
     result = _result(kept, manifest, how)
     ids: list[str] = []
     written = write(folder / how.file, _noting(features(kept.placed), ids), _about(manifest, how))
@@ -207,7 +214,7 @@ def _noting(features: Iterable[dict[str, Any]], ids: list[str]) -> Iterator[dict
 
 def _encoded(picture: Image.Image, kind: Literal["JPEG", "PNG"]) -> bytes:
     content = io.BytesIO()
-    picture.save(content, kind, optimize=True, quality=JPEG_QUALITY)
+    picture.save(content, kind, quality=JPEG_QUALITY)
     return content.getvalue()
 
 
@@ -238,26 +245,31 @@ def _export(manifest: SlideManifest, how: Outlining) -> Export:
     )
 
 
-def _result(kept: Kept, manifest: SlideManifest, how: Outlining) -> Result:
-    area_mm2, placed = kept.area_mm2, kept.placed
-    tumor_mm2, tissue_mm2 = float(area_mm2.sum()), manifest.result.tissue_mm2
-    some = len(area_mm2) > 0
-    note = "" if some else f"no region of {how.min_area_um2:g} µm² or more reaches {how.threshold:g}"
-    if kept.found and not some:
-        note += f"; {kept.found} smaller ones were dropped"
-    if tissue_mm2 == 0:
-        note = "no tissue was found on the slide; --tissue none looks everywhere"
-    if kept.tolerance_px > how.simplify_px:
-        simpler = f"simplified by {kept.tolerance_px:.3g} canvas px to stay under {how.max_vertices} vertices"
-        note = "; ".join(filter(None, (note, simpler)))
+def _result(kept: _Kept, manifest: SlideManifest, how: Outlining) -> Result:
+    area_mm2_N, some = kept.area_mm2_N, len(kept.regions) > 0
+    tumor_mm2, tissue_mm2 = float(area_mm2_N.sum()), manifest.result.tissue_mm2
     return Result(
         tumor_mm2=tumor_mm2,
         tissue_mm2=tissue_mm2,
         tissue_fraction=tumor_mm2 / tissue_mm2 if tissue_mm2 else None,
-        mean_probability=float(np.average(placed.mean_prob_N, weights=area_mm2)) if some else None,
-        disagreement=float(np.average(placed.spread_N, weights=area_mm2)) if some else None,
-        note=note,
+        mean_probability=float(np.average(kept.regions.mean_prob_N, weights=area_mm2_N)) if some else None,
+        disagreement=float(np.average(kept.regions.spread_N, weights=area_mm2_N)) if some else None,
+        note="; ".join(_notes(kept, tissue_mm2, how)),
     )
+
+
+def _notes(kept: _Kept, tissue_mm2: float | None, how: Outlining) -> Iterator[str]:
+    """What a reader of the result should know."""
+    if tissue_mm2 == 0:
+        yield "no tissue was found on the slide; --tissue none looks everywhere"
+    elif len(kept.regions) == 0:
+        yield f"no region of {how.min_area_um2:g} µm² or more reaches {how.threshold:g}"
+        if kept.found:
+            yield f"{kept.found} smaller ones were dropped"
+    if kept.tolerance_px > how.simplify_px:
+        vertices, most = kept.regions.vertices, how.max_vertices
+        done = f"outlines simplified by {kept.tolerance_px:.3g} canvas px to stay under {most} vertices"
+        yield done if vertices <= most else f"{done}, and still {vertices}: a larger --min-area leaves fewer"
 
 
 def _draw(

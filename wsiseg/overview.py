@@ -14,6 +14,9 @@ MAX_PX = 2048
 
 # Pillow's own font has no µ, ² or ≥: what is drawn is plain ASCII.
 TUMOR, REVIEW, INK, PAPER = (200, 0, 0), (255, 140, 0), (40, 40, 40), (255, 255, 255)
+UNSEEN_PX = 0.4
+"""How far a drawn outline may stray: less than a pixel."""
+Rings = list[list[tuple[float, float]]]
 TINT = 0.16
 """How much of the class's colour lies over a region: seen when small, and the tissue still shows."""
 
@@ -43,10 +46,10 @@ def draw_overview(
     strip = 2 * size + 8
     slide = Image.fromarray(thumbnail_YX3)
     on_slide = shapely.transform(polygons_N, lambda xy: xy * px_per_canvas_px)
-    for some_N, color in ((on_slide[~review_N], TUMOR), (on_slide[review_N], REVIEW)):
-        _tint(slide, some_N, color)
-    for some_N, color in ((on_slide[~review_N], TUMOR), (on_slide[review_N], REVIEW)):
-        _outline(slide, some_N, color)
+    layers = [(_rings(on_slide[~review_N]), TUMOR), (_rings(on_slide[review_N]), REVIEW)]
+    for draw in (_tint, _outline):
+        for regions, color in layers:
+            draw(slide, regions, color)
     picture = Image.new("RGB", (width, height + strip), PAPER)
     picture.paste(slide, (0, 0))
     pen = ImageDraw.Draw(picture)
@@ -55,31 +58,38 @@ def draw_overview(
     return picture
 
 
-def _tint(slide: Image.Image, polygons_N: npt.NDArray[np.object_], color: tuple[int, int, int]) -> None:
-    """Lay a colour over the inside of polygons; the large first, for an island may lie in a hole."""
+def _rings(polygons_N: npt.NDArray[np.object_]) -> list[Rings]:
+    """Each polygon's shell and holes with no more corners than can be seen; the large polygons first."""
     if len(polygons_N) == 0:
-        return
+        return []
+    ring_R, owner_R = shapely.get_rings(polygons_N, return_index=True)
+    simple_R = shapely.simplify(ring_R, UNSEEN_PX, preserve_topology=False)
+    simple_R = np.where(shapely.is_empty(simple_R), ring_R, simple_R)
+    regions: list[Rings] = [[] for _ in polygons_N]
+    for ring, owner in zip(simple_R, owner_R.tolist(), strict=True):
+        regions[owner].append([(x, y) for x, y in shapely.get_coordinates(ring).tolist()])
+    return [regions[i] for i in np.argsort(-shapely.area(polygons_N), kind="stable").tolist()]
+
+
+def _tint(slide: Image.Image, regions: list[Rings], color: tuple[int, int, int]) -> None:
+    """Lay a colour over the inside; the large come first, for an island may lie in a hole."""
     mask = Image.new("L", slide.size)
     pen = ImageDraw.Draw(mask)
-    for polygon in polygons_N[np.argsort(-shapely.area(polygons_N), kind="stable")]:
-        pen.polygon(_points(polygon.exterior), fill=round(TINT * 255))
-        for hole in polygon.interiors:
-            pen.polygon(_points(hole), fill=0)
+    for shell, *holes in regions:
+        pen.polygon(shell, fill=round(TINT * 255))
+        for hole in holes:
+            pen.polygon(hole, fill=0)
     slide.paste(Image.new("RGB", slide.size, color), mask=mask)
 
 
-def _outline(slide: Image.Image, polygons_N: npt.NDArray[np.object_], color: tuple[int, int, int]) -> None:
+def _outline(slide: Image.Image, regions: list[Rings], color: tuple[int, int, int]) -> None:
     """Draw every ring in a colour on a wider line of white, to stand out from pink tissue."""
     pen = ImageDraw.Draw(slide)
     thickness = max(1, slide.width // 400)
-    rings = [_points(ring) for ring in shapely.get_rings(polygons_N)] if len(polygons_N) else []
     for ink, wide in ((PAPER, thickness + 2), (color, thickness)):
-        for points in rings:
-            pen.line(points, ink, wide, joint="curve")
-
-
-def _points(ring: shapely.LinearRing) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in shapely.get_coordinates(ring).tolist()]
+        for rings in regions:
+            for ring in rings:
+                pen.line(ring, ink, wide)
 
 
 def _scale_bar(

@@ -24,7 +24,7 @@ __all__ = ["Regions", "join", "outline", "threshold_u8", "tidy", "within_budget"
 LEVELS = 255
 """A stored probability or disagreement is round(value × LEVELS)."""
 
-_MOST_SIMPLIFIED_PX = 64
+_MOST_SIMPLIFIED_PX = 8  # beyond it small regions lose their shape, and much of their area
 
 Floats = npt.NDArray[np.float64]
 
@@ -187,7 +187,7 @@ def within_budget(regions: Regions, *, simplify_px: float, max_vertices: int) ->
     """Simplify by ``simplify_px``, or by as much more as it takes to stay under ``max_vertices``.
 
     What was simplified by ``simplify_px`` is simplified again, each try by √2 times as much as
-    the one before; tries end at 64 px, fit or no fit. Returns the regions and the tolerance of
+    the one before; tries end at 8 px, fit or no fit. Returns the regions and the tolerance of
     the last try, in canvas px.
     """
     tolerance, first = simplify_px, _simplified(regions.polygons_N, simplify_px)

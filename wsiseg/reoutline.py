@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wsiseg.canvas import Done, Ledger, ProbabilityMap
 from wsiseg.errors import CanvasError
-from wsiseg.export import changed, export_polygons, keep
+from wsiseg.export import changed, chosen, export_polygons
 from wsiseg.manifest import SlideManifest
 from wsiseg.place import LEDGER, MANIFEST, MAP, Place
 from wsiseg.polygons import Regions, join, outline, threshold_u8
@@ -24,7 +24,7 @@ class Swept:
     """What one threshold would give; ``tissue_fraction`` is None where no tissue was looked for."""
 
     threshold: float
-    polygons: int
+    regions: int
     tumor_mm2: float
     tissue_fraction: float | None
 
@@ -61,9 +61,9 @@ def sweep(folder: Path, given: Mapping[str, Any], thresholds: Sequence[float] = 
     manifest = SlideManifest.read(folder / MANIFEST)
     how = changed(manifest, given)
     for threshold, regions in zip(thresholds, outlines(folder, manifest, thresholds), strict=True):
-        area_mm2 = keep(regions, manifest, replace(how, threshold=threshold)).area_mm2
-        tumor_mm2, tissue_mm2 = float(area_mm2.sum()), manifest.result.tissue_mm2
-        yield Swept(threshold, len(area_mm2), tumor_mm2, tumor_mm2 / tissue_mm2 if tissue_mm2 else None)
+        _, area_mm2_N = chosen(regions, manifest, how)
+        tumor_mm2, tissue_mm2 = float(area_mm2_N.sum()), manifest.result.tissue_mm2
+        yield Swept(threshold, len(area_mm2_N), tumor_mm2, tumor_mm2 / tissue_mm2 if tissue_mm2 else None)
 
 
 def outlines(folder: Path, manifest: SlideManifest, thresholds: Sequence[float]) -> list[Regions]:
