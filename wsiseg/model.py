@@ -7,7 +7,6 @@ the same numbers (to fp32 rounding) in a fraction of the memory traffic.
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.nn import functional
 
 from wsiseg.bundle import BundleSpec, load_spec, verify_files
 from wsiseg.errors import BundleError, DeviceError
+from wsiseg.machine import cores
 
 __all__ = [
     "Network",
@@ -178,14 +178,6 @@ def choose_device(name: str) -> torch.device:
         msg = f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try --device auto"
         raise DeviceError(msg) from error
     return device
-
-
-def cores() -> int:
-    """The CPU cores that this process may use; ``OMP_NUM_THREADS`` says fewer, as it does to torch."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given):
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def half_precision(device: torch.device) -> bool:

@@ -1,13 +1,15 @@
 """One slide from its file to its folder: plan, tissue, blocks, outlines, record."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from wsiseg.bundle import BundleSpec
 from wsiseg.canvas import Ledger, ProbabilityMap
+from wsiseg.errors import WsisegError
 from wsiseg.export import Outlining, export_polygons
 from wsiseg.manifest import Counts, Result, SlideManifest, describe, versions
 from wsiseg.options import MapOptions
@@ -94,6 +96,7 @@ class Job:
     outlining: Outlining
     overwrite: bool
     mapper: Mapper
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def plan(self, opened: PyramidSlide) -> Plan:
         """The plan for an open slide; see ``make_plan`` for what it refuses."""
@@ -137,11 +140,18 @@ class _InWork:
         tissue = None if plan.tissue == "none" else find_slide_tissue(opened)
         clock.lap("tissue")
         canvas = self._canvas(tissue)
-        task = BlockTask(plan, canvas, self.recipe, self.job.ensemble, threshold_u8(outlining.threshold))
+        task = BlockTask(
+            plan,
+            canvas,
+            self.recipe,
+            self.job.ensemble,
+            threshold_u8(outlining.threshold),
+            self.job.map_options.read_timeout,
+        )
         with Ledger(self.folder / LEDGER, plan.settings) as ledger:
             work = list(plan_work(plan, tissue, ledger))
             blocks = segment(task, work, mapper=self.job.mapper, ledger=ledger)
-            results = list(_followed(blocks, len(work), on_progress))
+            results = list(_followed(self.job.stop, blocks, len(work), on_progress))
         clock.lap("blocks")
         regions = join((result.regions for result in results), plan.grid.chunk)
         manifest = self._manifest(results, tissue)
@@ -193,13 +203,16 @@ class _InWork:
 
 
 def _followed(
-    blocks: Iterator[BlockResult], total: int, on_progress: Callable[[Progress], None]
+    stop: threading.Event, blocks: Iterator[BlockResult], total: int, on_progress: Callable[[Progress], None]
 ) -> Iterator[BlockResult]:
     start = time.perf_counter()
     on_progress(Progress(0, total, 0.0))
     for done, block in enumerate(blocks, 1):
         on_progress(Progress(done, total, time.perf_counter() - start))
         yield block
+        if stop.is_set() and done < total:
+            msg = "stopped before it was done; run the same command again to go on"
+            raise WsisegError(msg)
 
 
 def _summed(results: list[BlockResult]) -> dict[str, float]:

@@ -7,7 +7,7 @@ option cannot be accepted and forgotten.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["MapOptions", "PolygonOptions"]
+__all__ = ["ClusterOptions", "MapOptions", "PolygonOptions"]
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -97,3 +97,28 @@ class MapOptions:
     threads: int = _option(
         3, "Blocks in flight: one on the device, the others being read.", metavar="N", range=(1, None)
     )
+    read_timeout: float = _option(
+        600.0, "Give a slide up that gives no pixels for so many seconds.", metavar="S", range=(0, None)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """Who does the work; moves no byte of a result."""
+
+    workers: int = _option(
+        0,
+        "Processes of this machine that share the work, each on its own GPU where there are several; "
+        "0 works in threads of this one.",
+        flags=("-j",),
+        metavar="N",
+        range=(0, None),
+    )
+    scheduler: str | None = _option(
+        None,
+        "Work on a Dask cluster that runs already: tcp://host:port or the scheduler's file.",
+        metavar="ADDRESS|FILE",
+    )
+    tls_ca: str | None = _option(None, "The cluster's certificate authority, for tls://.", metavar="FILE")
+    tls_cert: str | None = _option(None, "Our certificate, for tls://.", metavar="FILE")
+    tls_key: str | None = _option(None, "The key of our certificate, for tls://.", metavar="FILE")

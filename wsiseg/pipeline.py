@@ -16,14 +16,25 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.canvas import Done, Ledger, ProbabilityMap
+from wsiseg.errors import DeviceError, SlideReadError
 from wsiseg.grid import Block, Patch
 from wsiseg.plan import Plan
 from wsiseg.polygons import Regions, outline
 from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask
-from wsiseg.workers import Mapper
+from wsiseg.workers import Mapper, within
 
-__all__ = ["BlockResult", "BlockTask", "Kept", "Predict", "Work", "mean_and_spread", "plan_work", "segment"]
+__all__ = [
+    "BlockResult",
+    "BlockTask",
+    "Kept",
+    "Predict",
+    "Work",
+    "mean_and_spread",
+    "numerics_of",
+    "plan_work",
+    "segment",
+]
 
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 """RGB patches (B, Y, X, 3) to each fold's probabilities (F, B, Y, X)."""
@@ -51,6 +62,9 @@ class Work:
     column: int
     patches: tuple[int, ...]
     done: Done | None = None
+
+    def __str__(self) -> str:
+        return f"block ({self.row}, {self.column})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +170,14 @@ class BlockTask:
     slide: Recipe[Slide]
     predictor: Recipe[Predict]
     threshold_u8: int
+    read_timeout_s: float = 600.0
 
     def __call__(self, work: Work) -> BlockResult:
         """Do one block, or take it from its chunk where that is intact.
 
         Raises:
-            SlideReadError: its pixels cannot be decoded.
+            SlideReadError: its pixels cannot be decoded, or not in time.
+            DeviceError: this process computes otherwise than the plan says.
             OutputError: its chunk cannot be written.
         """
         block = self.plan.grid.block(work.row, work.column)
@@ -181,10 +197,11 @@ class BlockTask:
         self, block: Block, wanted: tuple[int, ...], seconds: dict[str, float]
     ) -> npt.NDArray[np.uint8]:
         patches = [block.patches[number] for number in wanted]
-        with _timed(seconds, "read"), SLIDES.use(self.slide) as slide:
-            rgb_BYX3 = _read(slide, self.plan, patches)
+        with _timed(seconds, "read"):
+            rgb_BYX3 = self._read(patches)
         with ExitStack() as held:
             predict = held.enter_context(PREDICTORS.use(self.predictor))
+            _same_numerics(predict, self.plan)
             held.enter_context(_DEVICE)
             with _timed(seconds, "network"):
                 prob_FBYX = predict(rgb_BYX3)
@@ -194,6 +211,34 @@ class BlockTask:
             rows, columns = patch.core.within(block.core)
             map_CYX[:, rows, columns] = stats_CYX[:, *patch.core.within(patch.read)]
         return map_CYX
+
+    def _read(self, patches: list[Patch]) -> npt.NDArray[np.uint8]:
+        def read() -> npt.NDArray[np.uint8]:
+            with SLIDES.use(self.slide) as slide:
+                return _read(slide, self.plan, patches)
+
+        late = f"{self.plan.slide.name} gave no pixels for {self.read_timeout_s:g} s: is its disk there?"
+        try:
+            return within(self.read_timeout_s, read, late)
+        except TimeoutError as error:
+            raise SlideReadError(late) from error
+
+
+def _same_numerics(predict: Predict, plan: Plan) -> None:
+    """Refuse blocks of a plan that was made for other arithmetic."""
+    own = getattr(predict, "numerics", None)
+    if own not in {None, plan.numerics}:
+        msg = (
+            f"this worker computes in {own}, others in {plan.numerics}: use workers of one kind, or --device "
+            "and --fp32 to make them so"
+        )
+        raise DeviceError(msg)
+
+
+def numerics_of(predictor: Recipe[Predict]) -> str:
+    """What arithmetic a predictor does in this process, such as ``"cpu bfloat16"``."""
+    with PREDICTORS.use(predictor) as predict:
+        return str(getattr(predict, "numerics", "any"))
 
 
 def _read(slide: Slide, plan: Plan, patches: list[Patch]) -> npt.NDArray[np.uint8]:

@@ -8,18 +8,20 @@ import csv
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wsiseg.bundle import find_bundle, load_spec
-from wsiseg.errors import WsisegError
+from wsiseg.bundle import BundleSpec, find_bundle, load_spec
+from wsiseg.errors import UsageError, WsisegError
 from wsiseg.export import outlining
+from wsiseg.machine import cores, visible_gpus
 from wsiseg.manifest import SlideManifest, write_whole
 from wsiseg.one_slide import EnsembleRecipe, Job, Progress, SlideRecipe
-from wsiseg.options import MapOptions, PolygonOptions
-from wsiseg.pipeline import PREDICTORS, SLIDES
-from wsiseg.workers import in_threads
+from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
+from wsiseg.pipeline import PREDICTORS, SLIDES, Predict, Recipe, numerics_of
+from wsiseg.workers import Mapper, existing_cluster, in_dask, in_threads, local_cluster, serially
 
 __all__ = ["Batch", "Outcome", "SlideInput", "name_outputs", "write_summary"]
 
@@ -67,53 +69,102 @@ def name_outputs(paths: Sequence[Path]) -> list[str]:
     ]
 
 
+MOST_SLIDES_AT_ONCE = 8
+"""Slides that are begun on a cluster before the first is done: enough for small ones to fill it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is the same for every slide of one command."""
+    """What is the same for every slide of one command.
+
+    ``model`` stands in for the bundle that ``map_options`` names: facts and a predictor.
+    """
 
     out: Path
     map_options: MapOptions
     polygon_options: PolygonOptions
     overwrite: bool = False
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
+    model: tuple[BundleSpec, Recipe[Predict]] | None = None
 
     def run(
         self, slides: Sequence[SlideInput], on_progress: Callable[[SlideInput, Progress], None]
     ) -> Iterator[Outcome]:
-        """Segment slide after slide; a slide that fails is an outcome, not an exception.
+        """Segment the slides; one that fails is an outcome, not an exception.
+
+        The next slide is read while the last blocks of the one before are with the network.
+        ``on_progress`` may be called from several threads.
 
         Raises:
             BundleError, DeviceError: before any slide; without a model there is nothing to do.
+            UsageError: the cluster is not there.
         """
-        options = self.map_options
-        folder = find_bundle(options.model)
-        spec = load_spec(folder)
-        spec = spec.model_copy(update={"folds": spec.folds[: options.folds]})
-        ensemble = EnsembleRecipe(folder, options.device, options.batch, options.fp32, options.folds)
+        spec, ensemble = self.model or self._bundle()
+        how = outlining(self.polygon_options, spec)
         try:
-            with PREDICTORS.use(ensemble) as predictor:
-                numerics = str(getattr(predictor, "numerics", "any"))
-                how = outlining(self.polygon_options, spec)
-                mapper = in_threads(options.threads)
-                job = Job(spec, ensemble, numerics, options, how, self.overwrite, mapper)
-                for slide in slides:
-                    yield self._one(slide, job, on_progress)
-                    SLIDES.clear()
+            with self._workers() as (mapper, at_once):
+                (numerics,) = mapper(numerics_of, [ensemble])
+                job = Job(spec, ensemble, numerics, self.map_options, how, self.overwrite, mapper)
+                side_by_side = serially if len(slides) == 1 else in_threads(at_once)
+                try:
+                    yield from side_by_side(lambda slide: self._one(slide, job, on_progress), slides)
+                finally:
+                    job.stop.set()
         finally:
             SLIDES.clear()
             PREDICTORS.clear()
 
+    def _bundle(self) -> tuple[BundleSpec, Recipe[Predict]]:
+        options = self.map_options
+        folder = find_bundle(options.model).absolute()
+        spec = load_spec(folder)
+        spec = spec.model_copy(update={"folds": spec.folds[: options.folds]})
+        return spec, EnsembleRecipe(folder, options.device, options.batch, options.fp32, options.folds)
+
+    @contextmanager
+    def _workers(self) -> Iterator[tuple[Mapper, int]]:
+        """Who does the blocks, and how many slides to have begun at a time."""
+        how, threads = self.cluster, self.map_options.threads
+        if how.scheduler:
+            with existing_cluster(how.scheduler, tls=_tls(how)) as client:
+                yield in_dask(client), MOST_SLIDES_AT_ONCE
+        elif how.workers:
+            gpus = visible_gpus() if self.map_options.device in {"auto", "cuda"} else []
+            share = max(1, cores() // how.workers)
+            with local_cluster(how.workers, threads=threads, cores=share, gpus=gpus) as client:
+                yield in_dask(client), min(how.workers + 1, MOST_SLIDES_AT_ONCE)
+        else:
+            yield in_threads(threads), 2
+
     def _one(
         self, slide: SlideInput, job: Job, on_progress: Callable[[SlideInput, Progress], None]
     ) -> Outcome:
-        folder = self.out / slide.name
+        folder = (self.out / slide.name).absolute()
         mpp = slide.mpp if slide.mpp is not None else self.map_options.slide_mpp
-        recipe = SlideRecipe(slide.path, mpp, slide.mpp_source, self.map_options.reader, job.spec)
+        path = slide.path.absolute()
+        recipe = SlideRecipe(path, mpp, slide.mpp_source, self.map_options.reader, job.spec)
         try:
             manifest, skipped = job.segment(recipe, folder, lambda progress: on_progress(slide, progress))
         except WsisegError as error:
             log.debug("%s failed", slide.path, exc_info=True)
-            return Outcome(slide, "failed", folder, reason=str(error))
-        return Outcome(slide, "skipped" if skipped else "done", folder, manifest)
+            return Outcome(slide, "failed", self.out / slide.name, reason=str(error))
+        except Exception as error:
+            log.exception("%s failed by a defect of wsiseg; please report it", slide.path)
+            reason = f"a defect of wsiseg, please report it: {type(error).__name__}: {error}"
+            return Outcome(slide, "failed", self.out / slide.name, reason=reason)
+        finally:
+            SLIDES.clear()
+        return Outcome(slide, "skipped" if skipped else "done", self.out / slide.name, manifest)
+
+
+def _tls(how: ClusterOptions) -> tuple[str, str, str] | None:
+    files = how.tls_ca, how.tls_cert, how.tls_key
+    if not any(files):
+        return None
+    if not all(files):
+        msg = "TLS needs all three of --tls-ca, --tls-cert and --tls-key"
+        raise UsageError(msg)
+    return str(files[0]), str(files[1]), str(files[2])
 
 
 COLUMNS = (

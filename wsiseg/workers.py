@@ -5,16 +5,42 @@ Three of them: Python's own ``map`` for tests and debuggers, threads of this pro
 Dask. Each keeps only a few tasks in flight, so memory does not grow with the work, and each
 raises the first task's error in the caller.
 """
+# ruff: noqa: PLC0415 - dask is loaded only by those who ask for it
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Mapper", "in_threads", "serially"]
+from wsiseg.errors import UsageError, WsisegError
+
+__all__ = ["Mapper", "existing_cluster", "in_dask", "in_threads", "local_cluster", "serially", "within"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+PATIENCE_S = 120.0
+"""How long to wait, in seconds, while a cluster has no worker at all."""
+
+CONFIG = {
+    "distributed.scheduler.worker-saturation": 1.0,  # the task that killed a worker is blamed, not its queue
+    "distributed.scheduler.allowed-failures": 1,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    "distributed.worker.multiprocessing-method": "spawn",  # open slides do not survive a fork
+}
 
 
 class Mapper(Protocol):
@@ -34,24 +60,250 @@ def serially(work: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
 
 
 def in_threads(count: int) -> Mapper:
-    """A mapper of so many threads of this process; two items each are taken ahead.
+    """A mapper of so many threads of this process, however many maps run at once.
 
     >>> sorted(in_threads(2)(abs, [-2, 1]))
     [1, 2]
     """
+    seats = threading.BoundedSemaphore(count)
 
     def mapper(work: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
-        queue = iter(items)
-        with ThreadPoolExecutor(count, thread_name_prefix="wsiseg-block") as pool:
-            running: set[Future[Any]] = {pool.submit(work, item) for item in islice(queue, count)}
-            try:
-                while running:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    running |= {pool.submit(work, item) for item in islice(queue, len(finished))}
-                    for future in finished:
-                        yield future.result()
-            finally:
-                for future in running:
-                    future.cancel()
+        def seated(item: T) -> R:
+            with seats:
+                return work(item)
+
+        waiting, patient = iter(items), True
+        pool = ThreadPoolExecutor(count, thread_name_prefix="wsiseg-block")
+        running: set[Future[Any]] = set()
+        try:
+            running = {pool.submit(seated, item) for item in islice(waiting, count)}
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(seated, item) for item in islice(waiting, len(finished))}
+                for future in finished:
+                    yield future.result()
+        except KeyboardInterrupt:
+            patient = False
+            raise
+        finally:
+            pool.shutdown(wait=patient, cancel_futures=True)
 
     return mapper
+
+
+def within(limit_s: float, work: Callable[[], R], late: str) -> R:
+    """The result of ``work``, given up after so many seconds; it is then left behind in its thread.
+
+    Raises:
+        TimeoutError: with the message ``late``.
+    """
+    answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put((work(), None))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            answer.put((None, error))
+
+    threading.Thread(target=run, daemon=True, name="wsiseg-read").start()
+    try:
+        result, error = answer.get(timeout=limit_s)
+    except queue.Empty:
+        raise TimeoutError(late) from None
+    if error is not None:
+        raise error
+    found: R = result
+    return found
+
+
+def _caught(work: Callable[[T], R], item: T) -> tuple[R | None, WsisegError | None]:
+    """Our own errors as values: Dask neither repeats nor rewraps them."""
+    try:
+        return work(item), None
+    except WsisegError as error:
+        return None, error
+
+
+def _alone(work: Callable[[T], R], item: T) -> tuple[R | None, WsisegError | None]:
+    """The same in a fresh process with nobody else in it, for a task whose worker died."""
+    child = [sys.executable, "-c", "from wsiseg.workers import _answer; _answer()"]
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        child, input=pickle.dumps((work, item)), stdout=subprocess.PIPE, check=False
+    )
+    if done.returncode == 0:
+        found: tuple[R | None, WsisegError | None] = pickle.loads(done.stdout)  # noqa: S301 - our own child
+        return found
+    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    msg = (
+        f"{item} ends every process that works on it, even alone ({how}): is memory short (--block 1, fewer "
+        "--threads), or is the slide damaged there?"
+    )
+    return None, WsisegError(msg)
+
+
+def _answer() -> None:
+    """The child of ``_alone``: a pickled call on stdin, its pickled result on stdout."""
+    out = os.dup(1)
+    os.dup2(2, 1)  # what libraries print must not fall into the answer
+    work, item = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
+    with os.fdopen(out, "wb") as answer:
+        answer.write(pickle.dumps(_caught(work, item)))
+
+
+@dataclass
+class _InDask:
+    """One map on a cluster: at most one task more than threads in flight on each worker."""
+
+    client: Any
+    patience_s: float
+
+    def __post_init__(self) -> None:
+        self.done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.running: dict[str, tuple[Any, Any]] = {}
+        self.alone: set[str] = set()
+        self.seen, self.room = time.monotonic(), 1
+
+    def map(self, work: Callable[[Any], R], items: Iterable[Any]) -> Iterator[R]:
+        waiting, looked = iter(items), 0.0
+        try:
+            while True:
+                if time.monotonic() - looked > 1:
+                    self._look()
+                    looked = time.monotonic()
+                for item in islice(waiting, max(0, self.room - len(self.running))):
+                    self._submit(_caught, work, item)
+                if not self.running:
+                    return
+                try:
+                    future = self.done.get(timeout=1)
+                except queue.Empty:
+                    continue
+                yield from self._taken(future, work)
+        finally:
+            for future, _ in self.running.values():
+                future.release()
+
+    def _submit(self, call: Callable[..., Any], work: Callable[[Any], Any], item: Any) -> None:
+        try:
+            future = self.client.submit(call, work, item, pure=False, retries=0)
+        except (OSError, RuntimeError) as error:
+            raise _lost() from error
+        self.running[future.key] = future, item
+        if call is _alone:
+            self.alone.add(future.key)
+        future.add_done_callback(self.done.put)
+
+    def _taken(self, future: Any, work: Callable[[Any], R]) -> Iterator[R]:
+        from distributed.scheduler import KilledWorker
+
+        _, item = self.running.pop(future.key)
+        try:
+            result, error = future.result(timeout=60)
+        except KilledWorker as killed:
+            if future.key in self.alone:
+                msg = f"the worker that watched over {item} died too; is the machine short of memory?"
+                raise WsisegError(msg) from killed
+            self._submit(_alone, work, item)
+            return
+        except (CancelledError, OSError) as lost:
+            raise _lost() from lost
+        finally:
+            future.release()
+        if error is not None:
+            raise error
+        yield result
+
+    def _look(self) -> None:
+        """Count the workers; give up when there is none for too long."""
+        try:
+            threads: dict[str, int] = self.client.nthreads()
+        except (OSError, CancelledError, RuntimeError) as error:
+            raise _lost() from error
+        now = time.monotonic()
+        self.room = sum(threads.values()) + max(1, len(threads))
+        if threads:
+            self.seen = now
+        elif now - self.seen > self.patience_s:
+            msg = (
+                f"the cluster has had no worker for {self.patience_s:.0f} s: start some, then run this again"
+            )
+            raise WsisegError(msg)
+
+
+def _lost() -> WsisegError:
+    return WsisegError("the Dask scheduler was lost; what is done stays, run the same command again to go on")
+
+
+def in_dask(client: Any, *, patience_s: float = PATIENCE_S) -> Mapper:
+    """A mapper over the workers of a ``distributed.Client``.
+
+    A task whose workers die is tried once more alone in a fresh process, so that no innocent
+    one is blamed.
+
+    Raises, while mapping:
+        WsisegError: a task's own; a task killed its process even alone; the scheduler was lost;
+            there was no worker for ``patience_s`` seconds.
+    """
+
+    def mapper(work: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
+        return _InDask(client, patience_s).map(work, items)
+
+    return mapper
+
+
+@contextmanager
+def local_cluster(
+    processes: int, *, threads: int = 1, cores: int = 1, gpus: Sequence[str] = ()
+) -> Iterator[Any]:
+    """A ``distributed.Client`` of so many spawned processes on this machine, gone afterwards.
+
+    Everything listens on the loopback only, and there is no dashboard. Each process gets
+    ``cores`` cores for its network, and sees ``gpus`` from its own one onwards.
+    """
+    import dask
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    common = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+
+    def worker(number: int) -> dict[str, Any]:
+        first = number % len(gpus) if gpus else 0
+        env = {"OMP_NUM_THREADS": str(cores)}
+        env |= {"CUDA_VISIBLE_DEVICES": ",".join([*gpus[first:], *gpus[:first]])} if gpus else {}
+        more = {"nthreads": threads, "memory_limit": 0, "env": env, "silence_logs": "CRITICAL"}
+        return {"cls": Nanny, "options": {**common, **more}}
+
+    workers = {number: worker(number) for number in range(processes)}
+    with (
+        dask.config.set(CONFIG),
+        SpecCluster(workers, {"cls": Scheduler, "options": common}, silence_logs="CRITICAL") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def existing_cluster(where: str, *, tls: tuple[str, str, str] | None = None) -> Iterator[Any]:
+    """A ``distributed.Client`` of a cluster that runs already, and goes on running.
+
+    Args:
+        where: ``tcp://host:port``, ``tls://host:port``, or the scheduler's JSON file.
+        tls: the files of the authority's certificate, our certificate, and our key.
+
+    Raises:
+        UsageError: nobody answers there.
+    """
+    from distributed import Client, Security
+
+    names = ("tls_ca_file", "tls_client_cert", "tls_client_key")
+    security = Security(**dict(zip(names, tls, strict=True)), require_encryption=True) if tls else None
+    place = {"address": where} if "://" in where else {"scheduler_file": where}
+    if "scheduler_file" in place and not Path(where).is_file():
+        msg = f"{where} is neither tcp://host:port nor a scheduler's file: is the scheduler running?"
+        raise UsageError(msg)
+    try:
+        client = Client(**place, security=security, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        msg = f"no Dask scheduler answers at {where} ({error}): is it running, and is TLS set on both sides?"
+        raise UsageError(msg) from error
+    with client:
+        yield client

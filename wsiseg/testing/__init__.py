@@ -10,7 +10,7 @@ from wsiseg.geometry import L0, Box
 from wsiseg.resample import resize
 from wsiseg.slide import SlideInfo
 
-__all__ = ["ArraySlide", "BlurPredictor", "array_info"]
+__all__ = ["ArraySlide", "BlurPredictor", "Darkness", "array_info"]
 
 
 def array_info(width: int, height: int, *, mpp: float = 0.5, bounds: Box[L0] | None = None) -> SlideInfo:
@@ -80,3 +80,37 @@ class BlurPredictor:
         )
         dark = (square / (side * side * 765)).astype(np.float32)
         return np.stack([dark * np.float32(weight) for weight in self.weights])
+
+
+@dataclass(frozen=True)
+class Darkness:
+    """A recipe for a ``BlurPredictor``, picklable, for tests with worker processes.
+
+    ``contrast`` stretches the answer around ``middle`` (darkness 0 to 1), so that drawn
+    tumour comes out above one half and drawn stroma below it.
+    """
+
+    radius: int = 7
+    middle: float = 0.43
+    contrast: float = 6.0
+
+    def __call__(self) -> "Stretched":
+        """Make the predictor."""
+        return Stretched(BlurPredictor(self.radius), self.middle, self.contrast)
+
+
+@dataclass
+class Stretched:
+    """Another predictor's answer, stretched around ``middle`` and clipped to 0 … 1."""
+
+    predictor: BlurPredictor
+    middle: float
+    contrast: float
+    numerics: str = "integers"
+
+    def __call__(self, rgb_BYX3: npt.NDArray[np.uint8], /) -> npt.NDArray[np.float32]:
+        """Probabilities (F, B, Y, X) of patches (B, Y, X, 3)."""
+        dark_FBYX = self.predictor(rgb_BYX3)
+        self.predictor.calls.clear()
+        stretched = (dark_FBYX - self.middle) * self.contrast + 0.5
+        return np.asarray(stretched.clip(0, 1), np.float32)
