@@ -31,16 +31,9 @@ from wsiseg.place import GEOJSON, MAP, OVERVIEW
 from wsiseg.polygons import Regions, tidy, within_budget
 from wsiseg.review import REVIEW, write_review
 
-__all__ = [
-    "THUMBNAIL",
-    "Kept",
-    "Outlining",
-    "changed",
-    "export_polygons",
-    "keep",
-    "outlining",
-    "thumbnail_of",
-]
+__all__ = ["THUMBNAIL", "Outlining", "changed", "chosen", "export_polygons", "outlining", "thumbnail_of"]
+
+Areas = npt.NDArray[np.float64]
 
 THUMBNAIL = "thumbnail.jpg"
 """The slide without outlines: what an overview is drawn on, now and when it is outlined again."""
