@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.cli import main
@@ -98,6 +99,7 @@ def test_a_real_slide_becomes_files_that_qupath_imports(tmp_path: Path, shared: 
     record = json.loads(done.stdout)["record"]
     assert record["slide"]["mpp"] == 0.499
     assert record["counts"]["patches"] == 4 * 6
+    assert max(Image.open(folder / "overview.png").size) <= 2048
     assert wsiseg("check", folder / "tumor.geojson").exit_code == 0
     again = wsiseg("segment", shared / SLIDE, "-o", tmp_path, "--model", bundle, "--device", "cpu")
     assert "already done" in again.output

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 __all__ = ["MAX_PX", "draw_overview"]
 
-MAX_PX = 2048
-"""The longer side of the picture, in pixels."""
+MAX_PX = 1984
+"""The slide's longer side, in pixels; with the words below it a picture has at most 2048."""
 
 # Pillow's own font has no µ, ² or ≥: what is drawn is plain ASCII.
 TUMOR, REVIEW, INK, PAPER = (200, 0, 0), (255, 140, 0), (40, 40, 40), (255, 255, 255)
