@@ -153,7 +153,7 @@ def test_the_outlines_of_the_stored_blocks_are_those_of_the_whole_map(map_CYX: M
     grid = Grid(width=50, height=40, patch=12, margin=2, per_block=2)
     with tempfile.TemporaryDirectory() as folder:
         manifest = finished(Path(folder) / "a", map_CYX, grid)
-        (found,) = outlines(Path(folder) / "a", manifest, [threshold])
+        found = outlines(Path(folder) / "a", manifest, threshold)
     whole = outline(*map_CYX, threshold_u8=threshold_u8(threshold), x=0, y=0)
     assert shapely.equals_exact(found.polygons_N, whole.polygons_N).all()
     assert len(found) == len(whole)
@@ -196,6 +196,8 @@ def test_a_damaged_lost_or_unfinished_map_is_refused_and_nothing_is_touched(tmp_
             chunk.write_bytes(damage)
         with pytest.raises(CanvasError, match="damaged"):
             reoutline(tmp_path / "a", {"threshold": 0.35})
+        with pytest.raises(CanvasError, match="damaged"):
+            list(sweep(tmp_path / "a", {}))
         chunk.write_bytes(whole)
     (tmp_path / "a" / "ledger.jsonl").rename(tmp_path / "ledger.jsonl")
     with pytest.raises(CanvasError, match=r"ledger\.jsonl is missing"):

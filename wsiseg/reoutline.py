@@ -43,7 +43,7 @@ def reoutline(folder: Path, given: Mapping[str, Any]) -> SlideManifest:
         start = time.perf_counter()
         manifest = SlideManifest.read(folder / MANIFEST)
         how = changed(manifest, given)
-        (regions,) = outlines(folder, manifest, [how.threshold])
+        regions = outlines(folder, manifest, how.threshold)
         done = export_polygons(regions, manifest, how, folder)
         seconds = {**done.seconds, "outlined again": round(time.perf_counter() - start, 3)}
         done = done.model_copy(update={"seconds": seconds})
@@ -60,34 +60,32 @@ def sweep(folder: Path, given: Mapping[str, Any], thresholds: Sequence[float] = 
     """
     manifest = SlideManifest.read(folder / MANIFEST)
     how = changed(manifest, given)
-    for threshold, regions in zip(thresholds, outlines(folder, manifest, thresholds), strict=True):
+    for number, threshold in enumerate(thresholds):  # one at a time: all outlines at once fill the memory
+        regions = outlines(folder, manifest, threshold, trusted=number > 0)
         _, area_mm2_N = chosen(regions, manifest, how)
         tumor_mm2, tissue_mm2 = float(area_mm2_N.sum()), manifest.result.tissue_mm2
         yield Swept(threshold, len(area_mm2_N), tumor_mm2, tumor_mm2 / tissue_mm2 if tissue_mm2 else None)
 
 
-def outlines(folder: Path, manifest: SlideManifest, thresholds: Sequence[float]) -> list[Regions]:
-    """The joined outlines of a stored map, for each threshold; every block is held against its ledger.
+def outlines(folder: Path, manifest: SlideManifest, threshold: float, *, trusted: bool = False) -> Regions:
+    """The joined outlines of a stored map; every block is held against its ledger, unless ``trusted``.
 
     A block that the ledger does not name held no tissue and is blank.
 
     Raises:
         CanvasError: a block's chunk is damaged or lost.
     """
-    canvas = ProbabilityMap.open(folder / MAP)
-    least = [threshold_u8(threshold) for threshold in thresholds]
-    parts: list[list[Regions]] = [[] for _ in thresholds]
+    canvas, least = ProbabilityMap.open(folder / MAP), threshold_u8(threshold)
+    parts: list[Regions] = []
     for done in _ledger(folder, manifest):
         block = canvas.grid.block(done.row, done.column)
-        if not canvas.holds(block, done.sha256):
+        if not trusted and not canvas.holds(block, done.sha256):
             msg = f"{canvas.path} is damaged at {block.core}; segment the slide again with --overwrite"
             raise CanvasError(msg)
         prob_YX, spread_YX = canvas.read(block.core)
-        most = int(prob_YX.max())
-        for part, stored in zip(parts, least, strict=True):
-            if most >= stored:
-                part.append(outline(prob_YX, spread_YX, threshold_u8=stored, x=block.core.x, y=block.core.y))
-    return [join(part, canvas.grid.chunk) for part in parts]
+        if int(prob_YX.max()) >= least:
+            parts.append(outline(prob_YX, spread_YX, threshold_u8=least, x=block.core.x, y=block.core.y))
+    return join(parts, canvas.grid.chunk)
 
 
 def _ledger(folder: Path, manifest: SlideManifest) -> list[Done]:

@@ -50,9 +50,10 @@ def file = ['tumor.geojson', 'tumor.geojson.gz'].collect { new File(folder, it) 
 if (file == null)
     throw new FileNotFoundException("there is no tumor.geojson in ${folder}")
 def objects = PathIO.readObjects(file)  // read first: where this fails, nothing has been removed
-def before = getCurrentHierarchy().getAllObjects(false).findAll {
-    it.getMetadata().get('source') == 'wsiseg' && !it.isLocked()
-}
-removeObjects(before, true)
-addObjects(objects)
-println "${names}: ${objects.size()} objects imported, ${before.size()} of an earlier import removed"
+def (kept, old) = getCurrentHierarchy().getAllObjects(false)
+    .findAll { it.getMetadata().get('source') == 'wsiseg' }.split { it.isLocked() }
+def corrected = kept.collect { it.getID() } as Set
+def fresh = objects.findAll { !(it.getID() in corrected) }  // not the first draft over what you have corrected
+removeObjects(old, true)
+addObjects(fresh)
+println "${names}: ${fresh.size()} objects imported, ${old.size()} of an earlier import removed, ${kept.size()} locked ones kept"
