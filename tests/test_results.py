@@ -286,6 +286,8 @@ def test_a_slide_over_the_vertex_budget_is_simplified_and_says_so(tmp_path: Path
     rough = (np.random.default_rng(0).random((2, GRID.height, GRID.width)) < 0.6).astype(np.uint8) * 255
     finished(tmp_path / "a", rough, options=how(min_area_um2=0.0, min_hole_um2=0.0, simplify_px=0.0))
     before = SlideManifest.read(tmp_path / "a" / "slide.json")
+    pixels = int((rough[0] >= threshold_u8(0.5)).sum())
+    assert before.result.tumor_mm2 == pytest.approx(pixels * (MPP * FACTOR / 1000) ** 2)
     done = reoutline(tmp_path / "a", {"max_vertices": before.counts.vertices // 2})
     assert done.counts.vertices <= before.counts.vertices // 2
     assert "to stay under" in done.result.note
