@@ -14,12 +14,14 @@ import zarr
 
 from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.export import outlining
+from wsiseg.inputs import SlideInput
 from wsiseg.one_slide import Job, SlideRecipe
 from wsiseg.options import MapOptions, PolygonOptions
 from wsiseg.pipeline import PREDICTORS, SLIDES, Predict
+from wsiseg.records import RunRecord
 from wsiseg.reoutline import reoutline
 from wsiseg.report import write_report
-from wsiseg.run import Outcome, SlideInput, write_summary
+from wsiseg.run import Outcome
 from wsiseg.workers import serially
 
 PLANTED = ("DOE^JANE", "1961-02-30", "MRN-4711", "ACC-0815", "Dr. Planted", "S-99-LABEL", "2019:01:02")
@@ -107,7 +109,7 @@ def test_no_patient_field_label_or_macro_of_a_slide_is_in_any_output(tmp_path: P
     recipe = SlideRecipe(path, None, "--slide-mpp", "auto", SPEC)
     manifest, _ = job.segment(recipe, out / "slide", lambda _: None)
     assert manifest.counts.polygons == 1
-    write_summary(out / "summary.csv", [Outcome(SlideInput(path, "slide"), "done", out / "slide", manifest)])
+    RunRecord(out, [], {}).add(Outcome(SlideInput(path, "slide"), "done", out / "slide", manifest))
     write_report(out)
     packed = dict(texts(out))
     reoutline(out / "slide", {"gzip": False, "threshold": 0.4})

@@ -7,7 +7,10 @@ Heavy imports stand inside the commands, so that ``--help`` is quick.
 import dataclasses
 import json
 import logging
+import os
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +20,14 @@ from wsiseg import __version__
 from wsiseg.cli_options import add_options, taken
 from wsiseg.cli_results import polygons, report
 from wsiseg.cli_train import train
-from wsiseg.errors import WsisegError
-from wsiseg.options import MapOptions, PolygonOptions
+from wsiseg.errors import OutputError, WsisegError
+from wsiseg.options import ClusterOptions, InputOptions, MapOptions, PolygonOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
-    from wsiseg.one_slide import Progress
-    from wsiseg.run import Outcome, SlideInput
+    from wsiseg.inputs import SlideInput
+    from wsiseg.run import Batch, Outcome
 
 __all__ = ["main"]
 
@@ -42,7 +45,16 @@ class _Group(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; what is done stays, run the same command again to go on", err=True)
+            _leave_at_once()
             ctx.exit(INTERRUPTED)
+
+
+def _leave_at_once() -> None:
+    """End the process where threads are in the middle of a block, which may take minutes."""
+    if any(one.name.startswith("wsiseg") for one in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,7 +76,7 @@ main.add_command(report)
 
 
 @main.command()
-@click.argument("slides", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SLIDES...")
+@click.argument("slides", nargs=-1, type=click.Path(path_type=Path), metavar="SLIDES...")
 @click.option(
     "-o",
     "--out",
@@ -91,49 +103,77 @@ def segment(
 ) -> None:
     """Segment slides: a probability map, tumour polygons for QuPath and a record for each.
 
+    SLIDES are files, folders or patterns.
+
     Example: wsiseg segment *.svs -o results --device cuda
     """
-    from wsiseg.report import write_report
-    from wsiseg.run import Batch, SlideInput, name_outputs, write_summary
+    from wsiseg.inputs import find_slides
+    from wsiseg.run import Batch
 
+    said = dict(options)
     map_options, polygon_options = taken(MapOptions, options), taken(PolygonOptions, options)
+    where = taken(InputOptions, options)
+    inputs = find_slides(slides, recursive=where.recursive, slide_list=where.slide_list)
     if dry_run:
-        _inspect(slides, map_options, as_json=as_json)
+        _inspect(tuple(one.path for one in inputs), map_options, as_json=as_json)
         return
-    inputs = [SlideInput(path, name) for path, name in zip(slides, name_outputs(slides), strict=True)]
-    batch = Batch(out, map_options, polygon_options, overwrite=overwrite)
-    outcomes: list[Outcome] = []
-    try:
-        for outcome in batch.run(inputs, _progress()):
-            outcomes.append(outcome)
-            _tell(outcome, as_json=as_json)
-            write_summary(out / "summary.csv", outcomes)
-            if fail_fast and outcome.status == "failed":
-                break
-        write_report(out)
-    finally:
-        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-        if len(inputs) > 1:
-            done = len(outcomes) - len(failed)
-            click.echo(f"{done} of {len(inputs)} slides done, {len(failed)} failed", err=True)
-            for outcome in failed:
-                click.echo(f"  {outcome.slide.path}: {outcome.reason}", err=True)
+    cluster = taken(ClusterOptions, options)
+    batch = Batch(out, map_options, polygon_options, overwrite=overwrite, cluster=cluster)
+    with _log_file(out):
+        failed = _run(batch, inputs, said, fail_fast=fail_fast, as_json=as_json)
     if failed:
         sys.exit(1)
 
 
-def _progress() -> "Callable[[SlideInput, Progress], None]":
-    """Print a line that renews itself on a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        return lambda _slide, _progress: None
+def _run(
+    batch: "Batch", inputs: "list[SlideInput]", said: dict[str, Any], *, fail_fast: bool, as_json: bool
+) -> "list[Outcome]":
+    """Do a batch, tell of each slide, and keep its records; return the slides that failed."""
+    from wsiseg.progress import Display
+    from wsiseg.records import RunRecord
+    from wsiseg.report import write_report
 
-    def show(slide: "SlideInput", progress: "Progress") -> None:
-        ahead = progress.seconds / progress.done * (progress.blocks - progress.done) if progress.done else 0
-        left = f", {ahead:.0f} s left" if ahead else ""
-        line = f"{slide.name}: {progress.done} of {progress.blocks} blocks{left}"
-        click.echo(f"\r\x1b[K{line}", err=True, nl=progress.done == progress.blocks)
+    quiet = not logging.getLogger().isEnabledFor(logging.WARNING)
+    record, display = RunRecord(batch.out, sys.argv, said), Display(len(inputs), quiet=quiet)
+    failed: list[Outcome] = []
+    how = "interrupted"
+    try:
+        for outcome in batch.run(inputs, display):
+            display.ended(failed=outcome.status == "failed")
+            _tell(outcome, as_json=as_json)
+            record.add(outcome)
+            failed += [outcome] if outcome.status == "failed" else []
+            if fail_fast and failed:
+                break
+        write_report(batch.out)
+        how = "stopped at the first failure" if fail_fast and failed else "complete"
+    finally:
+        if record.rows:
+            record.finish(how)
+        if len(inputs) > 1:
+            well = display.done - len(failed)
+            click.echo(f"{well} of {len(inputs)} slides done, {len(failed)} failed", err=True)
+            for outcome in failed:
+                click.echo(f"  {outcome.slide.path}: {outcome.reason}", err=True)
+    return failed
 
-    return show
+
+@contextmanager
+def _log_file(out: Path) -> "Iterator[None]":
+    """Keep what is logged in ``OUT/wsiseg.log`` too, with the time."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(out / "wsiseg.log")
+    except OSError as error:
+        msg = f"{out} cannot be written: {error.strerror}; choose another folder with -o"
+        raise OutputError(msg) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def _tell(outcome: "Outcome", *, as_json: bool) -> None:
@@ -211,6 +251,9 @@ def check(files: tuple[Path, ...], *, as_json: bool) -> None:
         sys.exit(1)
 
 
-for _command, _kinds in ((segment, (MapOptions, PolygonOptions)), (inspect, (MapOptions,))):
+for _command, _kinds in (
+    (segment, (InputOptions, MapOptions, PolygonOptions, ClusterOptions)),
+    (inspect, (MapOptions,)),
+):
     for _kind in _kinds:
         add_options(_kind)(_command)

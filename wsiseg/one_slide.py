@@ -78,11 +78,23 @@ class EnsembleRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one slide is: blocks done of all with tissue, after so many seconds."""
+    """How far one slide is: blocks done of all with tissue, after so many seconds.
+
+    ``megapixels`` are those of the canvas that were predicted; ``read_s`` and ``network_s``
+    are what it took, ``read_s`` per reading thread.
+    """
 
     done: int
     blocks: int
     seconds: float
+    megapixels: float = 0.0
+    read_s: float = 0.0
+    network_s: float = 0.0
+
+    @property
+    def bottleneck(self) -> str:
+        """What the other waits for."""
+        return "reading" if self.read_s > self.network_s else "the network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +163,7 @@ class _InWork:
         with Ledger(self.folder / LEDGER, plan.settings) as ledger:
             work = list(plan_work(plan, tissue, ledger))
             blocks = segment(task, work, mapper=self.job.mapper, ledger=ledger)
-            results = list(_followed(self.job.stop, blocks, len(work), on_progress))
+            results = list(self._followed(blocks, len(work), on_progress))
         clock.lap("blocks")
         regions = join((result.regions for result in results), plan.grid.chunk)
         manifest = self._manifest(results, tissue)
@@ -162,6 +174,24 @@ class _InWork:
         manifest = manifest.model_copy(update={"seconds": {k: round(v, 3) for k, v in seconds.items()}})
         manifest.write(self.folder / MANIFEST)
         return manifest
+
+    def _followed(
+        self, blocks: Iterator[BlockResult], total: int, on_progress: Callable[[Progress], None]
+    ) -> Iterator[BlockResult]:
+        """The blocks as they come, told of, until the batch is stopped."""
+        start, megapixels, read_s, network_s = time.perf_counter(), 0.0, 0.0, 0.0
+        on_progress(Progress(0, total, 0.0))
+        for done, block in enumerate(blocks, 1):
+            if not block.resumed:
+                megapixels += block.done.patches * self.plan.grid.core**2 / 1e6
+            read_s += block.seconds.get("read", 0.0) / self.job.map_options.threads
+            network_s += block.seconds.get("network", 0.0)
+            seconds = time.perf_counter() - start
+            on_progress(Progress(done, total, seconds, megapixels, read_s, network_s))
+            yield block
+            if self.job.stop.is_set() and done < total:
+                msg = "stopped before it was done; run the same command again to go on"
+                raise WsisegError(msg)
 
     def _canvas(self, tissue: TissueMask | None) -> ProbabilityMap:
         """The map to write into: the interrupted run's, where there is one."""
@@ -200,19 +230,6 @@ class _InWork:
             versions=versions(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-
-
-def _followed(
-    stop: threading.Event, blocks: Iterator[BlockResult], total: int, on_progress: Callable[[Progress], None]
-) -> Iterator[BlockResult]:
-    start = time.perf_counter()
-    on_progress(Progress(0, total, 0.0))
-    for done, block in enumerate(blocks, 1):
-        on_progress(Progress(done, total, time.perf_counter() - start))
-        yield block
-        if stop.is_set() and done < total:
-            msg = "stopped before it was done; run the same command again to go on"
-            raise WsisegError(msg)
 
 
 def _summed(results: list[BlockResult]) -> dict[str, float]:

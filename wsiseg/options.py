@@ -7,7 +7,7 @@ option cannot be accepted and forgotten.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["ClusterOptions", "MapOptions", "PolygonOptions"]
+__all__ = ["ClusterOptions", "InputOptions", "MapOptions", "PolygonOptions"]
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -99,6 +99,16 @@ class MapOptions:
     )
     read_timeout: float = _option(
         600.0, "Give a slide up that gives no pixels for so many seconds.", metavar="S", range=(0, None)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InputOptions:
+    """Which slides are meant besides those that are named one by one."""
+
+    recursive: bool = _option(False, "Look for slides in the folders of the folders too.")
+    slide_list: str | None = _option(
+        None, "A table of slides: path, and where wanted mpp and name.", metavar="CSV"
     )
 
 

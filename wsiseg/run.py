@@ -4,8 +4,6 @@ What is done stays done: a finished slide is skipped, a half-done one is taken u
 ledger ends, and one made with other settings is left alone until ``overwrite``.
 """
 
-import csv
-import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,26 +14,17 @@ from typing import Literal
 from wsiseg.bundle import BundleSpec, find_bundle, load_spec
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.export import outlining
+from wsiseg.inputs import SlideInput
 from wsiseg.machine import cores, visible_gpus
-from wsiseg.manifest import SlideManifest, write_whole
+from wsiseg.manifest import SlideManifest
 from wsiseg.one_slide import EnsembleRecipe, Job, Progress, SlideRecipe
 from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
 from wsiseg.pipeline import PREDICTORS, SLIDES, Predict, Recipe, numerics_of
 from wsiseg.workers import Mapper, existing_cluster, in_dask, in_threads, local_cluster, serially
 
-__all__ = ["Batch", "Outcome", "SlideInput", "name_outputs", "write_summary"]
+__all__ = ["Batch", "Outcome", "SlideInput"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SlideInput:
-    """One slide of a batch: its file, the name of its result, and its mpp where somebody said it."""
-
-    path: Path
-    name: str
-    mpp: float | None = None
-    mpp_source: str = "--slide-mpp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +36,6 @@ class Outcome:
     folder: Path
     manifest: SlideManifest | None = None
     reason: str = ""
-
-
-def name_outputs(paths: Sequence[Path]) -> list[str]:
-    """A result name for every slide: its stem, or its path below the common folder where stems collide.
-
-    >>> name_outputs([Path("a/x.svs"), Path("b/x.svs"), Path("b/y.svs")])
-    ['a/x', 'b/x', 'y']
-    >>> name_outputs([Path("a/x.svs"), Path("a/x.tif")])
-    ['x.svs', 'x.tif']
-    """
-    names = [path.stem for path in paths]
-    folders = [path.absolute().parts[:-1] for path in paths]
-    shared = 0
-    while all(len(parts) > shared for parts in folders) and len({parts[shared] for parts in folders}) == 1:
-        shared += 1
-    longer = ["/".join((*parts[shared:], name)) for parts, name in zip(folders, names, strict=True)]
-    named = [long if names.count(name) > 1 else name for name, long in zip(names, longer, strict=True)]
-    return [
-        name + path.suffix if named.count(name) > 1 else name for name, path in zip(named, paths, strict=True)
-    ]
 
 
 MOST_SLIDES_AT_ONCE = 8
@@ -165,34 +134,3 @@ def _tls(how: ClusterOptions) -> tuple[str, str, str] | None:
         msg = "TLS needs all three of --tls-ca, --tls-cert and --tls-key"
         raise UsageError(msg)
     return str(files[0]), str(files[1]), str(files[2])
-
-
-COLUMNS = (
-    "slide", "status", "reason", "tumor_mm2", "tissue_mm2", "tissue_fraction", "polygons",
-    "mean_probability", "disagreement", "mpp", "mpp_source", "seconds",
-)  # fmt: skip
-
-
-def write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write ``summary.csv``: one row per slide, failures with their reason.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, COLUMNS)
-    table.writeheader()
-    for outcome in outcomes:
-        row: dict[str, object] = {
-            "slide": outcome.slide.name,
-            "status": outcome.status,
-            "reason": outcome.reason,
-        }
-        if (manifest := outcome.manifest) is not None:
-            found = manifest.result.model_dump(exclude={"note"})
-            facts = {"mpp": manifest.slide.mpp, "mpp_source": manifest.slide.mpp_source}
-            reason = {"reason": manifest.result.note}
-            rest = {"polygons": manifest.counts.polygons, "seconds": manifest.seconds.get("total")}
-            row |= found | facts | rest | reason
-        table.writerow(row)
-    write_whole(path, text.getvalue().encode())

@@ -1,0 +1,250 @@
+"""A batch: found, done in any order, recorded; one bad slide costs only itself."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from wsiseg.bundle import BundleSpec, FoldFile
+from wsiseg.canvas import ProbabilityMap
+from wsiseg.cli import main
+from wsiseg.errors import SlideReadError, UsageError
+from wsiseg.inputs import SlideInput, find_slides, name_outputs
+from wsiseg.one_slide import Progress
+from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
+from wsiseg.pipeline import PREDICTORS, SLIDES
+from wsiseg.records import RunRecord
+from wsiseg.run import Batch, Outcome
+from wsiseg.testing import Darkness
+
+MAKE_SLIDE = Path(__file__).parents[1] / "scripts" / "make_slide.py"
+SPEC = BundleSpec(
+    name="darkness",
+    encoder="mit_b0",
+    patch_px=375,
+    input_px=256,
+    margin=64,
+    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
+    licence="none",
+    trained_on="nothing",
+)
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slides") / "disc.svs"
+    drawing = ["--side", "2600", "--disc", "1500,1100,400"]
+    subprocess.run([sys.executable, MAKE_SLIDE, path, *drawing], check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_open() -> Iterator[None]:
+    yield
+    SLIDES.clear()
+    PREDICTORS.clear()
+
+
+def batch(out: Path, **changes: object) -> Batch:
+    return Batch(out, MapOptions(), PolygonOptions(), model=(SPEC, Darkness()), **changes)  # type: ignore[arg-type]
+
+
+def quiet(_slide: SlideInput, _progress: Progress) -> None:
+    pass
+
+
+def run(some: Batch, *slides: Path) -> list[Outcome]:
+    inputs = [SlideInput(path, name) for path, name in zip(slides, name_outputs(slides), strict=True)]
+    return sorted(some.run(inputs, quiet), key=lambda outcome: outcome.slide.name)
+
+
+def result(folder: Path) -> tuple[bytes, bytes]:
+    canvas = ProbabilityMap.open(folder / "probability.zarr")
+    return canvas.read(canvas.grid.extent).tobytes(), (folder / "tumor.geojson").read_bytes()
+
+
+def test_threads_and_any_number_of_processes_give_the_same_bytes(slide: Path, tmp_path: Path) -> None:
+    found = {}
+    for workers in (0, 1, 2):
+        (outcome,) = run(batch(tmp_path / str(workers), cluster=ClusterOptions(workers)), slide)
+        assert (outcome.status, outcome.reason) == ("done", "")
+        assert outcome.manifest is not None
+        assert outcome.manifest.counts.polygons == 1
+        found[workers] = result(outcome.folder)
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_documented_cluster_works_and_its_end_is_a_sentence(slide: Path, tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    tool = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    calls = [
+        [*tool, "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)],
+        [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            *("--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", "--scheduler-file", str(file)),
+        ],
+    ]
+    here = {"cwd": tmp_path, "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen(call, **here) for call in (calls[0], calls[1], calls[1])]  # type: ignore[call-overload]
+    try:
+        there = batch(tmp_path / "there", cluster=ClusterOptions(scheduler=str(file)))
+        for _ in range(300):
+            if file.exists():
+                break
+            started[0].wait(0.1) if started[0].poll() is not None else os.sched_yield()
+        (outcome,) = run(there, slide)
+        (here_outcome,) = run(batch(tmp_path / "here"), slide)
+        assert result(outcome.folder) == result(here_outcome.folder)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_a_bad_slide_costs_only_itself(slide: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.svs"
+    torn.write_bytes(slide.read_bytes()[:50_000])
+    outcomes = run(batch(tmp_path / "out"), torn, slide, tmp_path / "absent.svs")
+    assert [(o.slide.name, o.status) for o in outcomes] == [
+        ("absent", "failed"),
+        ("disc", "done"),
+        ("torn", "failed"),
+    ]
+    assert "absent.svs" in outcomes[0].reason
+
+
+def test_a_defect_of_ours_costs_only_its_slide(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        msg = "oops"
+        raise ZeroDivisionError(msg)
+
+    monkeypatch.setattr("wsiseg.one_slide.join", broken)
+    (outcome,) = run(batch(tmp_path / "out"), slide)
+    assert outcome.status == "failed"
+    assert outcome.reason == "a defect of wsiseg, please report it: ZeroDivisionError: oops"
+
+
+def test_a_slide_that_hangs_is_given_up_and_the_next_one_done(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsiseg import pipeline  # noqa: PLC0415 - to be broken
+    from wsiseg.workers import within  # noqa: PLC0415
+
+    def soon(_: float, work: object, late: str) -> object:
+        del work
+        return within(0.05, __import__("threading").Event().wait, late)
+
+    monkeypatch.setattr(pipeline, "within", soon)
+    (outcome,) = run(batch(tmp_path / "out"), slide)
+    assert "gave no pixels for 600 s" in outcome.reason
+    monkeypatch.undo()
+    (outcome,) = run(batch(tmp_path / "out"), slide)
+    assert outcome.status == "done"
+
+
+def test_records_say_what_was_done_and_why_not(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    record = RunRecord(out, ["wsiseg", "segment"], {"block": 2})
+    for outcome in run(batch(out), slide, tmp_path / "absent.svs"):
+        record.add(outcome)
+    record.finish("complete")
+    with (out / "summary.csv").open(newline="") as file:
+        rows = {row["slide"]: row for row in csv.DictReader(file)}
+    assert (rows["disc"]["status"], rows["absent"]["status"]) == ("done", "failed")
+    assert float(rows["disc"]["tumor_mm2"]) > 0
+    assert json.loads((out / "absent.failed.json").read_text())["reason"] == rows["absent"]["reason"]
+    (said,) = (json.loads(path.read_text()) for path in out.glob("run-*.json"))
+    assert said["totals"]["done"] == said["totals"]["failed"] == 1
+    assert said["models"] == {"darkness": {"fold-1.safetensors": "0" * 64}}
+    shutil.copy(slide, tmp_path / "absent.svs")
+    again = RunRecord(out, ["wsiseg", "segment"], {})
+    for outcome in run(batch(out), tmp_path / "absent.svs"):
+        again.add(outcome)
+    assert not (out / "absent.failed.json").exists()
+    with (out / "summary.csv").open(newline="") as file:
+        told = [(row["slide"], row["status"]) for row in csv.DictReader(file)]
+    assert told == [("absent", "done"), ("disc", "done")]
+
+
+def test_stopping_a_batch_stops_the_slide_in_work_and_keeps_what_is_done(slide: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b.svs"
+    shutil.copy(slide, other)
+    some = batch(tmp_path / "out")
+    names = [SlideInput(tmp_path / "absent.svs", "absent"), SlideInput(slide, "a"), SlideInput(other, "b")]
+    for outcome in some.run(names, quiet):
+        if outcome.status == "failed":
+            break
+    assert {o.status for o in run(some, slide, other)} <= {"done", "skipped"}
+
+
+def touched(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_folders_patterns_and_files_name_each_slide_once(tmp_path: Path) -> None:
+    touched(tmp_path, "a.svs", "b.TIF", "notes.txt", ".hidden.svs", "m.mrxs", "m/Data0001.dat", "in/a.svs")
+    flat = find_slides([tmp_path, tmp_path / "a.svs", tmp_path / "*.svs"])
+    assert [slide.path.name for slide in flat] == ["a.svs", "b.TIF", "m.mrxs"]
+    deep = find_slides([tmp_path], recursive=True)
+    assert [slide.name for slide in deep] == ["a", "b", "in/a", "m"]
+    odd = find_slides([tmp_path / "notes.txt"])
+    assert [slide.name for slide in odd] == ["notes"], "what is named outright is tried"
+
+
+@pytest.mark.parametrize("name", ["empty", "*.svs"])
+def test_nothing_found_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"no slide|no file"):
+        find_slides([tmp_path / name])
+
+
+def test_a_list_gives_paths_resolutions_and_names(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("path,mpp,name\nx/a.svs,0.25,case 1\nb.tif,,\n")
+    first, second = find_slides([], slide_list=str(table))
+    assert first == SlideInput(tmp_path / "x" / "a.svs", "case 1", 0.25, "the slide list")
+    assert (second.name, second.mpp) == ("b", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("path,mpp\na.svs,fine\n", "line 2: mpp is 'fine'"),
+        ("path,mpp\na.svs,0.5\nb.svs,-1\n", "line 3: mpp is '-1'"),
+        ("path,name\na.svs,../../a\n", "stays inside"),
+        ("file\na.svs\n", "lists no slide"),
+        ("path,name\na.svs,x\nb.svs,x\n", "several slides would be written to 'x'"),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_refused_with_its_line(tmp_path: Path, text: str, what: str) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text(text)
+    with pytest.raises(UsageError, match=what):
+        find_slides([], slide_list=str(table))
+
+
+def test_no_slide_at_all_is_a_usage_error_of_the_command(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["segment", "-o", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "no slide was named" in done.stderr
+
+
+def test_our_errors_survive_the_way_home() -> None:
+    import pickle  # noqa: PLC0415
+
+    error = pickle.loads(pickle.dumps(SlideReadError("torn")))  # noqa: S301 - our own
+    assert (type(error), str(error)) == (SlideReadError, "torn")

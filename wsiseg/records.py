@@ -1,0 +1,114 @@
+"""What a run leaves in OUT besides its slides: summary, record of the run, reasons of failures."""
+
+import csv
+import io
+import json
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import OutputError
+from wsiseg.manifest import versions, write_whole
+from wsiseg.run import Outcome
+
+__all__ = ["RunRecord"]
+
+COLUMNS = (
+    "slide", "status", "reason", "tumor_mm2", "tissue_mm2", "tissue_fraction", "polygons",
+    "mean_probability", "disagreement", "mpp", "mpp_source", "seconds",
+)  # fmt: skip
+SUMMARY = "summary.csv"
+
+
+@dataclass
+class RunRecord:
+    """One run of ``wsiseg segment`` over an output folder; keeps a row per slide and no more.
+
+    Slides of earlier runs stay in ``summary.csv``, those that were named again are replaced.
+    """
+
+    out: Path
+    argv: Sequence[str]
+    options: dict[str, Any]
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __post_init__(self) -> None:
+        self.rows: dict[str, dict[str, object]] = {}
+        self.totals: dict[str, float] = {"done": 0, "skipped": 0, "failed": 0, "patches": 0, "tumor_mm2": 0.0}
+        self.models: dict[str, dict[str, str]] = {}
+        self.devices: set[str] = set()
+        self.before = _rows(self.out / SUMMARY)
+
+    def add(self, outcome: Outcome) -> None:
+        """Put a slide into ``summary.csv``, and its reason beside its folder where it failed.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        name = outcome.slide.name
+        self.totals[outcome.status] += 1
+        self.rows[name] = {"slide": name, "status": outcome.status, "reason": outcome.reason}
+        failure = outcome.folder.with_name(f"{outcome.folder.name}.failed.json")
+        if (manifest := outcome.manifest) is None:
+            about = {**self.rows[name], "file": outcome.slide.path.name, "versions": versions()}
+            write_whole(failure, (json.dumps(about, indent=2) + "\n").encode())
+        else:
+            failure.unlink(missing_ok=True)
+            found = manifest.result.model_dump(exclude={"note"})
+            facts = {"mpp": manifest.slide.mpp, "mpp_source": manifest.slide.mpp_source}
+            rest = {"polygons": manifest.counts.polygons, "seconds": manifest.seconds.get("total")}
+            self.rows[name] |= found | facts | rest | {"reason": manifest.result.note}
+            self.models[manifest.model.name] = manifest.model.weights
+            self.devices.add(manifest.device)
+            self.totals["patches"] += manifest.counts.patches
+            self.totals["tumor_mm2"] += manifest.result.tumor_mm2
+        self._write_summary()
+
+    def _write_summary(self) -> None:
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+        table.writeheader()
+        every = {**self.before, **self.rows}
+        table.writerows(every[name] for name in sorted(every))
+        write_whole(self.out / SUMMARY, text.getvalue().encode())
+
+    def finish(self, how: str) -> None:
+        """Write ``run-<time>.json``; ``how`` says whether the run came to its end.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        ended = datetime.now(UTC)
+        record = {
+            "argv": list(self.argv),
+            "ended": how,
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": round((ended - self.started).total_seconds(), 3),
+            "machine": {
+                "host": socket.gethostname(),
+                "cpus": os.cpu_count(),
+                "devices": sorted(self.devices),
+            },
+            "options": self.options,
+            "models": self.models,
+            "totals": self.totals,
+            "versions": versions(),
+        }
+        name = f"run-{self.started:%Y%m%dT%H%M%S.%fZ}.json"
+        write_whole(self.out / name, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _rows(path: Path) -> dict[str, dict[str, object]]:
+    """What an earlier run's summary says."""
+    if not path.exists():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {str(row["slide"]): dict(row) for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        msg = f"{path} is not a summary of ours ({error}): move it away, or choose another folder with -o"
+        raise OutputError(msg) from error
