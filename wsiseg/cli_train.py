@@ -1,6 +1,8 @@
 """The commands that train and judge bundles; thin, and torch is loaded only when they run."""
 # ruff: noqa: PLC0415  # torch is loaded only when a command runs
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -13,7 +15,7 @@ from wsiseg.train.strategies import STRATEGIES
 if TYPE_CHECKING:
     from wsiseg.train.experiment import Experiment
 
-__all__ = ["train"]
+__all__ = ["compare", "evaluate", "patches", "train"]
 
 
 def _recipe_options(command: click.Command) -> click.Command:
@@ -117,3 +119,131 @@ def _experiment(options: dict[str, Any]) -> "Experiment":
 
 
 _recipe_options(train)
+
+
+@click.command()
+@click.argument("subjects", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<domain>/{image,mask}.")
+@click.option("--task", help="Only this task's images.  [default: all of them]")
+@click.option(
+    "--by",
+    type=click.Choice(["ensemble", "folds", "held-out"]),
+    default="ensemble",
+    show_default=True,
+    help="The folds' mean, each fold alone, or each image by the folds that never saw its patient.",
+)
+@click.option("--image-mpp", type=float, help="Microns per pixel of images without a manifest.")
+@click.option("--limit", type=click.IntRange(1), help="Use only so many cases of each domain.")
+@click.option("--name", default="Tumor", show_default=True, help="The class of the outlines to compare.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--fp32", is_flag=True, help="Never compute in bfloat16.")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def evaluate(subjects: tuple[Path, ...], **options: Any) -> None:
+    r"""Judge a bundle on labelled images, or one GeoJSON of outlines against another.
+
+    \b
+    Examples:
+      wsiseg evaluate adeno-mitb0 --data DATA --task task1 --json
+      wsiseg evaluate PREDICTED.geojson TRUTH.geojson
+    """
+    if len(subjects) == len(("predicted", "truth")):
+        found = _outlines(*subjects, name=options["name"])
+    elif len(subjects) == 1 and options["data"]:
+        found = _judged(subjects[0], options)
+    else:
+        msg = "give a bundle with --data DIR, or two GeoJSON files: the predicted one, then the true one"
+        raise UsageError(msg)
+    if options["as_json"]:
+        click.echo(json.dumps(found))
+        return
+    for domain, numbers in {"all": found, **found.pop("domains", {})}.items():
+        told = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items() if isinstance(v, int | float))
+        click.echo(f"{domain}: {told}" if "n" in numbers else told)
+
+
+def _outlines(predicted: Path, truth: Path, *, name: str) -> dict[str, Any]:
+    from wsiseg.train.objects import compare_outlines, read_outlines
+
+    return dataclasses.asdict(
+        compare_outlines(read_outlines(predicted, name=name), read_outlines(truth, name=name))
+    )
+
+
+def _judged(bundle: Path, options: dict[str, Any]) -> dict[str, Any]:
+    from wsiseg.train.evaluate import as_json, evaluate, labelled
+
+    chosen = {name: options[name] for name in ("task", "image_mpp", "limit")}
+    folder, spec, cases = labelled(bundle, options["data"], **chosen)
+    scores = evaluate(folder, cases, mode=options["by"], device=options["device"], fp32=options["fp32"])
+    return as_json(scores, spec.name, options["by"])
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path(), help="Folder for the table.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="The images: adds a page of worst cases per run."
+)
+@click.option("--image-mpp", type=float, help="Microns per pixel of images without a manifest.")
+@click.option("--worst", type=click.IntRange(1), default=8, show_default=True, help="Cases on such a page.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+def compare(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
+    """Print the paper's Table 1 from finished trainings, and write it with its pictures.
+
+    Example: wsiseg compare runs/standard-task1 runs/union-task1 -o runs --data DATA
+    """
+    from wsiseg.train.cases import read_cases
+    from wsiseg.train.compare import as_csv, as_markdown, read_runs
+    from wsiseg.train.pictures import draw_folds, draw_worst
+    from wsiseg.train.records import write_text
+
+    read = read_runs(runs)
+    table = as_markdown(read)
+    write_text(out / "table1.md", table)
+    write_text(out / "table1.csv", as_csv(read))
+    draw_folds(read).save(out / "folds.png")
+    if options["data"]:
+        cases = read_cases(options["data"], image_mpp=options["image_mpp"] or 0.5)
+        for run in read:
+            page = draw_worst(run, cases, options["worst"], device=options["device"])
+            page.save(out / f"worst-{run.folder.name}.png")
+    click.echo(table)
+
+
+@click.command()
+@click.argument("slide", type=click.Path(path_type=Path))
+@click.argument("annotations", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="The data folder to add to."
+)
+@click.option("--task", required=True, help="The task the patches belong to.")
+@click.option("--domain", required=True, help="Their domain: an organ, a scanner.")
+@click.option("--patient", default="", help="The patient, so that folds never split one.")
+@click.option("--tumor-class", default="Tumor", show_default=True, help="The class that marks tumour.")
+@click.option("--region-class", help="Use only what lies inside annotations of this class (Region*).")
+@click.option(
+    "--size", "size_px", type=click.IntRange(32), default=1500, show_default=True, help="Pixels a side."
+)
+@click.option("--mpp", type=float, default=0.5, show_default=True, help="Microns per pixel of the patches.")
+@click.option("--slide-mpp", type=float, help="Microns per level-0 pixel, where the slide does not say.")
+def patches(slide: Path, annotations: Path, **options: Any) -> None:
+    """Cut a slide with QuPath annotations into patches to train on.
+
+    Example: wsiseg patches a.svs a.geojson -o DATA --task mine --domain colon --patient p1
+    """
+    import numpy as np
+
+    from wsiseg.readers import open_slide
+    from wsiseg.train.annotations import Cut, write_patches
+    from wsiseg.train.objects import read_outlines
+
+    tumour = read_outlines(annotations, name=options["tumor_class"])
+    region = options["region_class"]
+    regions = read_outlines(annotations, name=region) if region else np.empty(0, object)
+    if region and not len(regions):
+        msg = f"{annotations} has no annotation of class {region!r}: check --region-class, or leave it out"
+        raise UsageError(msg)
+    cut = Cut(**{name: options[name] for name in ("task", "domain", "patient", "size_px", "mpp")})
+    with open_slide(slide, mpp=options["slide_mpp"]) as opened:
+        count = write_patches(opened, tumour, regions, cut=cut, root=options["out"])
+    click.echo(f"wrote {count} patches to {options['out']}")

@@ -140,9 +140,9 @@ def epoch_batches(
     rank, ranks = share
 
     def make(start: int) -> Batch:
-        rng = np.random.default_rng((*seed, start, rank))
-        chosen = [samples[i] for i in order[start : start + recipe.batch][rank::ranks]]
-        return _batch(chosen, recipe, rng, kernel)
+        places = range(start, start + recipe.batch)[rank::ranks]
+        crops = [(samples[order[place]], np.random.default_rng((*seed, place))) for place in places]
+        return _batch(crops, recipe, kernel)
 
     with ThreadPoolExecutor(LOADERS) as pool:
         waiting: list[Future[Batch]] = []
@@ -154,9 +154,10 @@ def epoch_batches(
             yield future.result()
 
 
-def _batch(samples: Sequence[Sample], recipe: Recipe, rng: np.random.Generator, kernel: Kernel) -> Batch:
-    cuts = []
-    for sample in samples:
+def _batch(crops: Sequence[tuple[Sample, np.random.Generator]], recipe: Recipe, kernel: Kernel) -> Batch:
+    """One crop of each sample, each drawn by a generator of its own."""
+    cuts, colours = [], []
+    for sample, rng in crops:
         window = draw_window(
             rng,
             sample.mask_YX.shape,
@@ -165,11 +166,12 @@ def _batch(samples: Sequence[Sample], recipe: Recipe, rng: np.random.Generator, 
             flips=recipe.flips,
         )
         cuts.append(cut(sample, window, crop=recipe.crop, kernel=kernel))
+        colours.append(draw_colour(rng, 1, colour=recipe.colour_jitter, stain=recipe.stain_jitter))
     rgb_BYX3, mask_BYX, counted_BYX = (np.stack(arrays) for arrays in zip(*cuts, strict=True))
     return Batch(
         torch.from_numpy(rgb_BYX3).permute(0, 3, 1, 2),
         torch.from_numpy(mask_BYX).float() / 255,
         torch.from_numpy(counted_BYX).float() / 255,
-        draw_colour(rng, len(samples), colour=recipe.colour_jitter, stain=recipe.stain_jitter),
-        tuple(sample.case.key for sample in samples),
+        ColourShift(*(torch.cat([getattr(c, part) for c in colours]) for part in ("light", "stain", "wash"))),
+        tuple(sample.case.key for sample, _ in crops),
     )

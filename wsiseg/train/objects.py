@@ -47,7 +47,7 @@ def read_outlines(path: Path, *, name: str = "Tumor") -> Polygons:
         listed = document["features"] if isinstance(document, dict) else document
         chosen = [orjson.dumps(f["geometry"]) for f in listed if _is(f, name)]
         shapes = shapely.from_geojson(np.array(chosen, dtype=object))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, ShapelyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, ShapelyError) as error:
         msg = f"{path} cannot be read as GeoJSON ({error}); `wsiseg check` says what is wrong with it"
         raise GeoJSONError(msg) from error
     parts = shapely.get_parts(shapely.make_valid(shapes))
@@ -73,8 +73,8 @@ def compare_outlines(predicted: Polygons, truth: Polygons) -> ObjectScores:
     return ObjectScores(
         dice=_ratio(2 * shared, both),
         jaccard=_ratio(shared, both - shared),
-        precision=_ratio(matched, len(predicted)) if len(truth) or len(predicted) else 1.0,
-        recall=_ratio(matched, len(truth)) if len(truth) else _ratio(0, len(predicted)),
+        precision=_ratio(matched, len(predicted) or len(truth)),
+        recall=_ratio(matched, len(truth) or len(predicted)),
         f1=_ratio(2 * matched, len(predicted) + len(truth)),
         matched=matched,
         predicted=len(predicted),
@@ -97,5 +97,5 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _is(feature: Any, name: str) -> bool:
-    given = ((feature.get("properties") or {}).get("classification") or {}).get("name")
+    given = ((feature["properties"] or {}).get("classification") or {}).get("name")
     return isinstance(given, str) and given.partition(":")[0].strip() == name

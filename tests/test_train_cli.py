@@ -1,0 +1,132 @@
+"""The commands that train and judge, as their user meets them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from click.testing import CliRunner
+from PIL import Image
+
+from wsiseg.cli_train import compare, evaluate, patches, train
+from wsiseg.errors import UsageError
+from wsiseg.train.recipe import Recipe, make_recipe
+
+
+def data(root: Path) -> Path:
+    for i in range(4):
+        for kind, value in (("image", 150), ("mask", 255 if i % 2 else 0)):
+            path = root / "t1" / "colon" / kind / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((40, 40), value, np.uint8)).save(path)
+    return root
+
+
+def invoke(command: object, *arguments: object) -> str:
+    found = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)  # type: ignore[arg-type]
+    assert found.exit_code == 0, found.output
+    return found.stdout
+
+
+def test_every_field_of_the_recipe_is_an_option_with_its_help() -> None:
+    text = " ".join(invoke(train, "--help").split())
+    for name, field in Recipe.model_fields.items():
+        assert "--" + name.replace("_", "-") in text
+        assert str(field.description).split(";", maxsplit=1)[0].split(",", maxsplit=1)[0] in text
+
+
+def test_a_preset_is_changed_by_what_is_given() -> None:
+    recipe = make_recipe("paper", epochs=6, encoder=None)
+    assert (recipe.crop, recipe.epochs, recipe.encoder, recipe.learning_rate) == (1024, 6, "mit_b5", 1e-4)
+    with pytest.raises(UsageError, match="not 3 equal cycles"):
+        make_recipe("paper", epochs=7)
+    with pytest.raises(UsageError, match="crop"):
+        make_recipe("default", crop=33)
+    with pytest.raises(UsageError, match="no preset 'papr'"):
+        make_recipe("papr")
+
+
+def test_a_dry_run_shows_cases_and_folds_and_writes_nothing(tmp_path: Path) -> None:
+    root = data(tmp_path / "data")
+    told = invoke(train, "--data", root, "--task", "t1", "--folds", 2, "--dry-run")
+    assert "colon                     4      2   unknown" in told
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_training_needs_a_place_to_write_to(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="-o FOLDER"):
+        invoke(train, "--data", tmp_path, "--task", "t1")
+
+
+def test_a_bundle_is_trained_judged_and_compared_from_the_command_line(tmp_path: Path) -> None:
+    root, out = data(tmp_path / "data"), tmp_path / "mine"
+    small = ["--folds", 2, "--epochs", 1, "--crop", 32, "--batch", 2, "--image-mpp", 0.73]
+    invoke(train, "--data", root, "--task", "t1", "-o", out, "--device", "cpu", *small)
+    lines = (out / "run" / "fold-1" / "metrics.jsonl").read_text().splitlines()
+    assert {"fold", "epoch", "loss", "dice", "images_per_s", "seconds"} <= set(json.loads(lines[0]))
+    judged = json.loads(
+        invoke(
+            evaluate,
+            out,
+            "--data",
+            root,
+            "--by",
+            "held-out",
+            "--json",
+            "--device",
+            "cpu",
+            "--image-mpp",
+            0.73,
+        )
+    )
+    assert judged["n"] == judged["domains"]["colon"]["n"] == 4
+    assert {"dice_mean", "dice_std", "jaccard_mean"} <= set(judged)
+    table = invoke(compare, out, "-o", tmp_path, "--data", root, "--device", "cpu")
+    assert f"{100 * judged['dice_mean']:.2f} ±" in table
+    for name in ("table1.md", "table1.csv", "folds.png", "worst-mine.png"):
+        assert (tmp_path / name).is_file()
+
+
+def test_outlines_are_judged_from_the_command_line(tmp_path: Path) -> None:
+    for name, width in (("a", 8), ("b", 10)):
+        shape = shapely.geometry.mapping(shapely.box(0, 0, width, 10))
+        kind = {"classification": {"name": "Tumor", "color": [200, 0, 0]}}
+        whole = {"features": [{"type": "Feature", "properties": kind, "geometry": shape}]}
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(whole))
+    found = json.loads(invoke(evaluate, tmp_path / "a.geojson", tmp_path / "b.geojson", "--json"))
+    assert found["dice"] == pytest.approx(160 / 180)
+    assert (found["f1"], found["matched"]) == (1, 1)
+    assert "dice 0.8889" in invoke(evaluate, tmp_path / "a.geojson", tmp_path / "b.geojson")
+    with pytest.raises(UsageError, match="a bundle with --data DIR"):
+        invoke(evaluate, tmp_path / "a.geojson")
+
+
+def test_a_region_class_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.geojson").write_text('{"features": []}')
+    options = ["-o", tmp_path, "--task", "t", "--domain", "d", "--region-class", "Region*"]
+    with pytest.raises(UsageError, match=r"no annotation of class 'Region\*'"):
+        invoke(patches, tmp_path / "a.svs", tmp_path / "a.geojson", *options)
+
+
+def test_a_real_slide_with_annotations_becomes_patches(shared: Path, tmp_path: Path) -> None:
+    slide = next((shared / "slides").rglob("CMU-1-Small-Region.svs"))
+    shape = shapely.geometry.mapping(shapely.box(300, 300, 1200, 1200))
+    kind = {"classification": {"name": "Tumor", "color": [200, 0, 0]}}
+    whole = {"features": [{"type": "Feature", "properties": kind, "geometry": shape}]}
+    (tmp_path / "a.geojson").write_text(json.dumps(whole))
+    told = invoke(
+        patches,
+        slide,
+        tmp_path / "a.geojson",
+        "-o",
+        tmp_path / "data",
+        "--task",
+        "t",
+        "--domain",
+        "d",
+        "--size",
+        512,
+    )
+    assert told.startswith("wrote ")
+    assert len(list((tmp_path / "data" / "t" / "d" / "mask").iterdir())) > 4

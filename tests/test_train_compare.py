@@ -1,0 +1,134 @@
+"""Table 1 from finished runs: what it says is what the runs scored."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsiseg.bundle import BundleSpec, FoldFile
+from wsiseg.errors import DataError
+from wsiseg.model import build_network, save_fold
+from wsiseg.train.cases import read_cases
+from wsiseg.train.compare import as_csv, as_markdown, read_runs
+from wsiseg.train.metrics import Score
+from wsiseg.train.pictures import draw_folds, draw_worst
+from wsiseg.train.records import run_folder, write_run, write_scores
+
+IMAGES = [f"t1/d/image/{i}.png" for i in range(4)]
+
+
+def run(root: Path, strategy: str, task: str, dice: list[float], *, epochs: int = 3) -> Path:
+    """A finished run of two folds whose images score these Dice, in whole percent."""
+    folder = root / f"{strategy}-{task}"
+    scores = [
+        Score(
+            f"{task}/d/image/{i}.png",
+            task,
+            "d",
+            str(i % 2 + 1),
+            round(100 * d),
+            100 - round(100 * d),
+            100 - round(100 * d),
+        )
+        for i, d in enumerate(dice)
+    ]
+    record: dict[str, object] = {
+        "task": task,
+        "strategy": strategy,
+        "recipe": {"encoder": "mit_b0", "epochs": epochs},
+        "limit": None,
+        "leave_domain_out": False,
+        "folds": {"1": [], "2": []},
+    }
+    write_run(folder, record)
+    for fold in ("1", "2"):
+        write_scores(
+            run_folder(folder) / f"fold-{fold}" / "scores.csv", [s for s in scores if s.fold == fold]
+        )
+    unknown = tuple(FoldFile(file=f"fold-{k}.safetensors", sha256="0" * 64) for k in (1, 2))
+    spec = BundleSpec(name="x", encoder="mit_b0", folds=unknown, licence="", trained_on="")
+    (folder / "bundle.json").write_text(spec.model_dump_json())
+    return folder
+
+
+def test_the_table_has_the_papers_rows_and_columns(tmp_path: Path) -> None:
+    runs = [
+        run(tmp_path, "union", "t1", [0.9, 0.9]),
+        run(tmp_path, "standard", "t2", [0.5, 0.5]),
+        run(tmp_path, "standard", "t1", [0.6, 0.8]),
+    ]
+    lines = as_markdown(read_runs(runs)).splitlines()
+    assert "| | Conventional | Dataset Union |" in lines
+    (one,) = (line for line in lines if line.startswith("| T1 (t1)"))
+    (two,) = (line for line in lines if line.startswith("| T2 (t2)"))
+    assert "| 70.00 ± 14.14 (60.0 – 80.0; n = 2) | **90.00 ± 0.00**" in one
+    assert two.endswith("| not run |")
+
+
+def test_strategies_are_compared_on_the_same_images(tmp_path: Path) -> None:
+    folders = [run(tmp_path, "standard", "t1", [0.6, 0.8]), run(tmp_path, "cross-task", "t1", [0.8, 0.8])]
+    text = as_markdown(read_runs(folders))
+    assert "| t1 | Crossed Pre-Training | 2 | +10.00 | +0.00 … +20.00 |" in text
+
+
+def test_recipes_that_differ_are_said_to(tmp_path: Path) -> None:
+    folders = [run(tmp_path, "standard", "t1", [0.6]), run(tmp_path, "union", "t1", [0.7], epochs=9)]
+    text = as_markdown(read_runs(folders))
+    assert "**epochs differs**: standard-t1: 3, union-t1: 9" in text
+    assert "- encoder: mit_b0\n" in text
+
+
+def test_the_csv_has_every_number_of_the_table(tmp_path: Path) -> None:
+    rows = list(csv.DictReader(as_csv(read_runs([run(tmp_path, "union", "t1", [0.6, 0.8])])).splitlines()))
+    assert [(r["domain"], r["n"], float(r["dice_mean"])) for r in rows] == [
+        ("all", "2", 0.7),
+        ("d", "2", 0.7),
+    ]
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
+    folder = run(tmp_path, "union", "t1", [0.6])
+    (folder / "bundle.json").unlink()
+    for bad in (folder, tmp_path / "nothing"):
+        with pytest.raises(DataError, match="holds no finished training"):
+            read_runs([bad])
+
+
+def test_two_runs_of_one_cell_are_refused(tmp_path: Path) -> None:
+    folders = [run(tmp_path / name, "union", "t1", [0.6]) for name in "ab"]
+    with pytest.raises(DataError, match="are both union on t1"):
+        read_runs(folders)
+
+
+def test_a_damaged_score_file_is_named(tmp_path: Path) -> None:
+    folder = run(tmp_path, "union", "t1", [0.6])
+    (run_folder(folder) / "fold-1" / "scores.csv").write_text("key,task\nx\n")
+    with pytest.raises(DataError, match=r"fold-1/scores\.csv is damaged"):
+        read_runs([folder])
+
+
+def test_a_folds_dot_is_as_high_as_its_dice(tmp_path: Path) -> None:
+    blue = []
+    for dice in ([0.2, 0.2], [0.8, 0.8]):
+        picture = np.asarray(draw_folds(read_runs([run(tmp_path / str(dice), "union", "t1", dice)])))
+        blue.append(np.argwhere((picture == (31, 119, 180)).all(axis=2))[:, 0].mean())
+    assert blue[0] - blue[1] == pytest.approx(0.6 * 320, abs=3)
+
+
+def test_the_worst_cases_come_first_and_show_truth(tmp_path: Path) -> None:
+    for kind, value in (("image", 120), ("mask", 255)):
+        (tmp_path / "t1" / "d" / kind).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(np.full((40, 40), value, np.uint8)).save(
+                tmp_path / "t1" / "d" / kind / f"{i}.png"
+            )
+    (found,) = read_runs([run(tmp_path, "standard", "t1", [0.9, 0.2, 0.4, 0.8])])
+    network = build_network("mit_b0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    for fold in ("1", "2"):
+        save_fold(network, found.folder / f"fold-{fold}.safetensors")
+    cases = read_cases(tmp_path, image_mpp=0.732421875)
+    page = draw_worst(found, cases, 2, device="cpu")
+    assert page.height == 2 * (280 + 32) + 8
+    assert page.getpixel((16 + 280 + 8 + 4, 40)) == (60, 135, 90)  # half green over grey: the truth

@@ -1,0 +1,175 @@
+"""QuPath annotations as training data: a slide and its GeoJSON become patches with masks.
+
+The patches are written in the COSAS layout with a ``manifest.csv``, so that they are looked
+at, counted, folded and trained on like any others. Coordinates are QuPath's: level-0
+pixels from the corner of the slide's bounds.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from PIL import Image
+
+from wsiseg.errors import DataError, OutputError
+from wsiseg.geometry import L0, Box
+from wsiseg.rings import Polygons
+from wsiseg.slide import Slide
+
+__all__ = ["Cut", "Row", "cut_patches", "patches_of", "write_patches"]
+
+FULL = 255
+LIGHT = 220  # mean grey above which a patch shows glass
+TISSUE = 0.05  # share of a patch that must be darker than that
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """How patches are cut: ``size_px`` pixels at ``mpp`` microns per pixel, and what they are called."""
+
+    task: str
+    domain: str
+    patient: str = ""
+    size_px: int = 1500
+    mpp: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of ``manifest.csv``."""
+
+    task: str
+    domain: str
+    image: str
+    mask: str
+    dataset: str
+    mpp: float
+    mpp_is: str
+    patient_id: str
+    source: str
+
+
+def patches_of(slide: Slide, regions: Polygons, cut: Cut) -> Iterator[Box[L0]]:
+    """The level-0 squares that cover the regions' boxes (or the bounds, without regions), row by row.
+
+    Squares are laid from each region's corner; the last of a row is moved back so that it ends
+    where the region does, unless the region is smaller than a square.
+    """
+    side = round(cut.size_px * cut.mpp / slide.info.mpp)
+    bounds = slide.info.bounds
+    areas = [(0.0, 0.0, float(bounds.w), float(bounds.h))]
+    if len(regions):
+        areas = [(b[0], b[1], b[2], b[3]) for b in shapely.bounds(regions)]
+    seen: set[tuple[int, int]] = set()
+    for left, top, right, bottom in areas:
+        for y in _starts(top, bottom, side):
+            for x in _starts(left, right, side):
+                if (x, y) not in seen:
+                    seen.add((x, y))
+                    yield Box(x + bounds.x, y + bounds.y, side, side)
+
+
+def cut_patches(
+    slide: Slide, tumour: Polygons, regions: Polygons, cut: Cut
+) -> Iterator[tuple[Box[L0], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
+    """Each patch's box, RGB (Y, X, 3) and mask (Y, X) of 0 and 255; those that show glass only are left out.
+
+    With regions, what lies outside them is painted white and is no tumour: nobody looked at it.
+    """
+    for box in patches_of(slide, regions, cut):
+        size = (cut.size_px, cut.size_px)
+        rgb_YX3 = slide.read(box, size)
+        if len(regions):
+            inside_YX = _drawn(regions, box, slide.info.bounds, cut.size_px)
+            rgb_YX3 = np.where(inside_YX[..., None] > 0, rgb_YX3, np.uint8(FULL))
+            mask_YX = np.minimum(_drawn(tumour, box, slide.info.bounds, cut.size_px), inside_YX)
+        else:
+            mask_YX = _drawn(tumour, box, slide.info.bounds, cut.size_px)
+        if (rgb_YX3.mean(axis=2) < LIGHT).mean() >= TISSUE or mask_YX.any():
+            yield box, rgb_YX3, mask_YX
+
+
+def write_patches(slide: Slide, tumour: Polygons, regions: Polygons, *, cut: Cut, root: Path) -> int:
+    """Write the patches below ``root`` and list them in its manifest; give their number.
+
+    Raises:
+        DataError: not one patch holds tissue. OutputError: a patch is there already.
+    """
+    stem = Path(slide.info.name).stem
+    folder = Path(cut.task) / cut.domain
+    rows = []
+    for box, rgb_YX3, mask_YX in cut_patches(slide, tumour, regions, cut):
+        name = f"{stem}_{box.x}_{box.y}.png"
+        image, mask = folder / "image" / name, folder / "mask" / name
+        for path, array in ((root / image, rgb_YX3), (root / mask, mask_YX)):
+            if path.exists():
+                msg = f"{path} is there already: choose another folder, or remove that slide's patches first"
+                raise OutputError(msg)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+        row = Row(
+            cut.task,
+            cut.domain,
+            image.as_posix(),
+            mask.as_posix(),
+            cut.domain,
+            cut.mpp,
+            "stated",
+            cut.patient,
+            slide.info.name,
+        )
+        rows.append(row)
+    if not rows:
+        msg = f"{slide.info.name}: no patch holds tissue or tumour; are the annotations of another slide?"
+        raise DataError(msg)
+    _list(root / "manifest.csv", rows)
+    return len(rows)
+
+
+def _list(path: Path, rows: list[Row]) -> None:
+    new = not path.exists()
+    names = [field.name for field in fields(Row)]
+    if not new and path.read_text(encoding="utf-8").splitlines()[0] != ",".join(names):
+        msg = f"{path} was not written by this command: write the patches into a folder of their own"
+        raise OutputError(msg)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(names)
+        writer.writerows(astuple(row) for row in rows)
+
+
+def _starts(first: float, last: float, side: int) -> Iterator[int]:
+    begin, end = int(np.floor(first)), int(np.ceil(last))
+    count = max(1, -(-(end - begin) // side))
+    for k in range(count):
+        yield min(begin + k * side, max(begin, end - side))
+
+
+def _drawn(polygons: Polygons, box: Box[L0], bounds: Box[L0], size_px: int) -> npt.NDArray[np.uint8]:
+    """A mask (Y, X) of 0 and 255 of polygons over a level-0 box; a pixel counts by its centre.
+
+    Along each row of centres an edge that crosses it changes inside to outside, or back.
+    """
+    left, top = box.x - bounds.x, box.y - bounds.y
+    near = polygons[shapely.intersects(polygons, shapely.box(left, top, left + box.w, top + box.h))]
+    rings = shapely.get_rings(shapely.get_parts(shapely.union_all(near)))
+    xy, owner = shapely.get_coordinates(rings, return_index=True)
+    xy = (xy - (left, top)) * (size_px / box.w) - 0.5
+    same = owner[1:] == owner[:-1]
+    one, two = xy[:-1][same], xy[1:][same]
+    low, high = np.ceil(np.minimum(one[:, 1], two[:, 1])), np.ceil(np.maximum(one[:, 1], two[:, 1]))
+    low, high = (np.clip(rows, 0, size_px).astype(np.intp) for rows in (low, high))
+    edge = np.repeat(np.arange(len(one)), high - low)
+    first = np.cumsum(high - low) - (high - low)
+    row = np.arange(len(edge)) - np.repeat(first - low, high - low)
+    slope = (two[edge, 0] - one[edge, 0]) / (two[edge, 1] - one[edge, 1])
+    column = np.ceil(one[edge, 0] + (row - one[edge, 1]) * slope)
+    crossings = np.zeros((size_px, size_px + 1), np.intp)
+    np.add.at(crossings, (row, np.clip(column, 0, size_px).astype(np.intp)), 1)
+    inside = np.cumsum(crossings, axis=1)[:, :-1] % 2
+    return inside.astype(np.uint8) * np.uint8(FULL)
