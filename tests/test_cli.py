@@ -99,7 +99,8 @@ def test_a_real_slide_becomes_files_that_qupath_imports(tmp_path: Path, shared: 
     record = json.loads(done.stdout)["record"]
     assert record["slide"]["mpp"] == 0.499
     assert record["counts"]["patches"] == 4 * 6
-    assert max(Image.open(folder / "overview.png").size) <= 2048
+    with Image.open(folder / "overview.png") as picture:
+        assert max(picture.size) <= 2048
     assert wsiseg("check", folder / "tumor.geojson").exit_code == 0
     again = wsiseg("segment", shared / SLIDE, "-o", tmp_path, "--model", bundle, "--device", "cpu")
     assert "already done" in again.output
@@ -147,6 +148,7 @@ def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, shared: Path, bu
     done = wsiseg("segment", bad, shared / SLIDE, *common)
     assert done.exit_code == 1
     assert "bad.svs" in done.output
+    assert (tmp_path / "out" / "report.html").read_text().count("<tr") == 1 + 2
     rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
     assert rows[1].startswith("bad,failed,")
     assert rows[2].startswith("CMU-1-Small-Region,done,")
