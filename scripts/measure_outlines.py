@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.canvas import Done, Ledger, ProbabilityMap
+from wsiseg.canvas import ProbabilityMap
 from wsiseg.export import Outlining, export_polygons
 from wsiseg.geometry import Scale
 from wsiseg.grid import Grid
+from wsiseg.ledger import Done, Ledger
 from wsiseg.manifest import Canvas, Counts, Model, Result, SlideFacts, SlideManifest
 from wsiseg.polygons import Regions
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from ome_zarr_models.v05 import Image
 
-from wsiseg.canvas import Done, Ledger, ProbabilityMap, halved
+from wsiseg.canvas import ProbabilityMap, halved
 from wsiseg.errors import CanvasError
 from wsiseg.geometry import Box, Canvas, Scale
 from wsiseg.grid import Grid
+from wsiseg.ledger import Done, Ledger
 
 GRID = Grid(width=1500, height=700, patch=192, margin=32, per_block=2)
 SETTINGS = {"block": 2, "weights": "abc"}

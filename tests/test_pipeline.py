@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wsiseg.bundle import BundleSpec, FoldFile
-from wsiseg.canvas import Ledger, ProbabilityMap
+from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import SlideReadError
 from wsiseg.geometry import L0, Box, Scale
 from wsiseg.grid import Grid
+from wsiseg.ledger import Ledger
 from wsiseg.pipeline import BlockResult, BlockTask, Kept, Predict, Work, mean_and_spread, plan_work, segment
 from wsiseg.plan import Plan
 from wsiseg.polygons import join, outline

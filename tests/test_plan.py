@@ -60,8 +60,10 @@ def test_a_coarse_slide_is_warned_of_and_a_far_too_coarse_one_refused(
 
 
 def test_memory_does_not_grow_with_the_slide_and_disk_does() -> None:
-    small, large = (make_plan(array_info(side, side), SPEC) for side in (5_000, 200_000))
+    small, large = (make_plan(array_info(side, side), SPEC, tissue="none") for side in (5_000, 200_000))
     assert small.peak_bytes(3) == large.peak_bytes(3)
+    looked_at = make_plan(array_info(100_000, 100_000, mpp=0.25), SPEC)
+    assert looked_at.peak_bytes(3) - small.peak_bytes(3) < 2**30, "only the thumbnail grows, 32 px to one"
     assert small.disk_bytes(10) < large.disk_bytes(1000)
 
 

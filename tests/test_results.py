@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from wsiseg.canvas import Done, Ledger, ProbabilityMap
+from wsiseg.canvas import ProbabilityMap
 from wsiseg.cli import main
 from wsiseg.errors import CanvasError, OutputError
 from wsiseg.export import Outlining, export_polygons
 from wsiseg.geometry import Scale
 from wsiseg.grid import Grid
 from wsiseg.heatmap import write_heatmap
+from wsiseg.ledger import Done, Ledger
 from wsiseg.manifest import Canvas, Counts, Model, Result, SlideFacts, SlideManifest
 from wsiseg.overview import draw_overview
 from wsiseg.place import Place

@@ -10,11 +10,8 @@ A chunk file proves nothing by itself (a blank one is not even written): a block
 when its line stands in the ledger.
 """
 
-import binascii
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -30,7 +27,7 @@ from wsiseg.geometry import Box, Canvas, Scale
 from wsiseg.grid import Block, Grid
 from wsiseg.ngff import CHANNELS, OMERO, multiscales
 
-__all__ = ["CHANNELS", "Done", "Ledger", "ProbabilityMap", "differences", "halved"]
+__all__ = ["CHANNELS", "ProbabilityMap", "halved"]
 
 Map = npt.NDArray[np.uint8]
 LEVEL_ZERO_ENOUGH = 512
@@ -180,11 +177,34 @@ class ProbabilityMap:
         return np.asarray(found, np.uint8)
 
     def holds(self, block: Block, sha256: str) -> bool:
-        """Whether a block's stored chunk is intact and the one the ledger speaks of."""
+        """Whether a block's stored chunk is the one the ledger speaks of, and intact on every level."""
+        row, column = block.index
         try:
-            return _sha256(self.read(block.core)) == sha256
+            level_CYX = self.read(block.core)
+            if _sha256(level_CYX) != sha256:
+                return False
+            for level in range(1, self.depth):
+                level_CYX, side = halved(level_CYX), self.grid.chunk // 2**level
+                height, width = level_CYX.shape[1:]
+                if not np.array_equal(
+                    self.read(Box(column * side, row * side, width, height), level), level_CYX
+                ):
+                    return False
         except CanvasError:
             return False
+        return True
+
+    def sweep(self) -> None:
+        """Take away what a process that was killed while it wrote a chunk left half-written.
+
+        Raises:
+            OutputError: it cannot be taken away.
+        """
+        try:
+            for stray in self.path.rglob("*.partial"):
+                stray.unlink()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     @property
     def depth(self) -> int:
@@ -219,105 +239,10 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
 
 def _flush(path: Path) -> None:
     """Flush a file and the folder entry that names it; a blank chunk has no file."""
-    for part in (path, path.parent):
+    for part in (path, path.parent, path.parent.parent):
         if part.exists():
             handle = os.open(part, os.O_RDONLY)
             try:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """One line of the ledger: a block, the hash of its chunk, and what it took."""
-
-    row: int
-    column: int
-    sha256: str
-    patches: int
-
-
-class Ledger:
-    """The list of finished blocks: appended, checksummed and flushed line by line.
-
-    The first line holds the job's settings, so that blocks of other settings are never mistaken for
-    this one's. A line cut short by a crash is dropped when the ledger is next opened.
-    """
-
-    def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
-        """Begin the ledger of a job, or go on with it.
-
-        Raises:
-            CanvasError: the ledger was begun with other settings; names them.
-            OutputError: the file cannot be written.
-        """
-        self.path = path
-        self.done: dict[tuple[int, int], Done] = {}
-        try:
-            lines = list(_sound(path.read_bytes())) if path.exists() else []
-            self._file = path.open("ab", buffering=0)
-            self._file.truncate(sum(len(_line(line)) for line in lines))
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        if not lines:
-            self._append({"settings": dict(settings)})
-        elif different := differences(lines[0]["settings"], settings):
-            self.close()
-            msg = f"{path.parent} was begun with other settings ({different}); use --overwrite to begin anew"
-            raise CanvasError(msg)
-        for line in lines[1:]:
-            done = Done(**line)
-            self.done[done.row, done.column] = done
-
-    def add(self, done: Done) -> None:
-        """Commit a block: from here on it counts as finished.
-
-        Raises:
-            OutputError: the line cannot be written.
-        """
-        self._append({"row": done.row, "column": done.column, "sha256": done.sha256, "patches": done.patches})
-        self.done[done.row, done.column] = done
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _append(self, value: dict[str, Any]) -> None:
-        try:
-            left = memoryview(_line(value))
-            while left:  # a full disk may take a part before it refuses the rest
-                left = left[self._file.write(left) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-
-
-def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
-    """The names of the settings that are not the same, for a message; empty where all are.
-
-    >>> differences({"block": 2, "folds": 5}, {"block": 2, "folds": 1})
-    'folds'
-    """
-    plain = json.loads(json.dumps(dict(now)))
-    return ", ".join(name for name in sorted({*before, *plain}) if before.get(name) != plain.get(name))
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    body = json.dumps(value, separators=(",", ":")).encode()
-    return b"%s %08x\n" % (body, binascii.crc32(body))
-
-
-def _sound(text: bytes) -> Iterator[dict[str, Any]]:
-    """The lines up to the first that is cut short or damaged."""
-    for line in text.splitlines(keepends=True):
-        body, _, checksum = line.rpartition(b" ")
-        if checksum != b"%08x\n" % binascii.crc32(body):
-            return
-        yield json.loads(body)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from wsiseg.bundle import BundleSpec, find_bundle, load_spec
+from wsiseg.machine import cores, visible_gpus
 from wsiseg.manifest import Canvas, Model, SlideFacts, describe, write_whole
 from wsiseg.one_slide import EnsembleRecipe, SlideRecipe
 from wsiseg.options import MapOptions
@@ -94,10 +95,16 @@ def inspect_slide(path: Path, options: MapOptions) -> Inspection:
         patches_in_all=plan.grid.patches,
         blocks=sum(map(bool, wanted)),
         blocks_in_all=len(plan.grid),
-        memory_bytes=plan.peak_bytes(options.threads, options.batch),
+        memory_bytes=plan.peak_bytes(options.threads, _passes(options, plan)),
         disk_bytes=plan.disk_bytes(patches),
         seconds=patches * len(spec.folds) * _rate(folder, spec, options, plan),
     )
+
+
+def _passes(options: MapOptions, plan: Plan) -> int:
+    """Forward passes side by side: one on a GPU, whose memory is its own, or one for each core."""
+    on_gpu = options.device.startswith("cuda") or (options.device == "auto" and visible_gpus())
+    return 1 if on_gpu else min(cores(), plan.grid.per_block**2 * len(plan.spec.folds))
 
 
 def _duration(seconds: float) -> str:

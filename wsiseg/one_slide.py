@@ -1,5 +1,6 @@
 """One slide from its file to its folder: plan, tissue, blocks, outlines, record."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,13 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from wsiseg.bundle import BundleSpec
-from wsiseg.canvas import Ledger, ProbabilityMap
-from wsiseg.errors import WsisegError
+from wsiseg.canvas import ProbabilityMap
+from wsiseg.errors import PlanError, WsisegError
 from wsiseg.export import Outlining, export_polygons
+from wsiseg.ledger import Ledger
 from wsiseg.manifest import Counts, Result, SlideManifest, describe, versions
 from wsiseg.options import MapOptions
 from wsiseg.overview import MAX_PX
-from wsiseg.pipeline import BlockResult, BlockTask, Predict, Recipe, plan_work, segment
+from wsiseg.pipeline import BlockResult, BlockTask, Predict, Recipe, Work, plan_work, segment
 from wsiseg.place import LEDGER, MANIFEST, MAP, Place
 from wsiseg.plan import Plan, make_plan
 from wsiseg.polygons import join, threshold_u8
@@ -162,8 +164,10 @@ class _InWork:
         )
         with Ledger(self.folder / LEDGER, plan.settings) as ledger:
             work = list(plan_work(plan, tissue, ledger))
+            self._room(work)
             blocks = segment(task, work, mapper=self.job.mapper, ledger=ledger)
             results = list(self._followed(blocks, len(work), on_progress))
+        canvas.sweep()
         clock.lap("blocks")
         regions = join((result.regions for result in results), plan.grid.chunk)
         manifest = self._manifest(results, tissue)
@@ -192,6 +196,17 @@ class _InWork:
             if self.job.stop.is_set() and done < total:
                 msg = "stopped before it was done; run the same command again to go on"
                 raise WsisegError(msg)
+
+    def _room(self, work: list[Work]) -> None:
+        """Refuse to begin what the disk cannot hold."""
+        wanted = self.plan.disk_bytes(sum(len(item.patches) for item in work if item.done is None))
+        free = shutil.disk_usage(self.folder).free
+        if wanted > free:
+            msg = (
+                f"{self.folder.parent} has {free / 2**20:.0f} MiB free, the map of "
+                f"{self.plan.slide.name} may take {wanted / 2**20:.0f}: make room, or choose another folder with -o"
+            )
+            raise PlanError(msg)
 
     def _canvas(self, tissue: TissueMask | None) -> ProbabilityMap:
         """The map to write into: the interrupted run's, where there is one."""

@@ -15,9 +15,10 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.canvas import Done, Ledger, ProbabilityMap
+from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import DeviceError, SlideReadError
 from wsiseg.grid import Block, Patch
+from wsiseg.ledger import Done, Ledger
 from wsiseg.plan import Plan
 from wsiseg.polygons import Regions, outline
 from wsiseg.slide import Slide

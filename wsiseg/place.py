@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from wsiseg.canvas import differences
 from wsiseg.errors import OutputError
+from wsiseg.ledger import differences
 from wsiseg.manifest import SlideManifest
 from wsiseg.plan import Plan
 

@@ -29,11 +29,17 @@ FINEST_LATTICE = 128
 COARSE_WARNING, COARSE_LIMIT = 1.5, 4.0
 """Slide µm per canvas µm above which we warn of upsampling, and above which we refuse."""
 
-ACTIVATION_BYTES_PER_PX = 1500
-"""Peak working memory of one forward pass of the FPN, per input pixel (mit_b0, fp32, measured)."""
+ACTIVATION_BYTES_PER_PX = 520
+"""Peak working memory of one forward pass of the FPN, per input pixel (mit_b0, fp32, measured; bf16 350)."""
 
-LIBRARY_BYTES = 700 * 2**20
-"""Memory of Python, torch and the slide libraries before any work (measured)."""
+LIBRARY_BYTES = 780 * 2**20
+"""Memory of Python, torch, the slide libraries and a small ensemble before any work (measured)."""
+
+THUMBNAIL_BYTES_PER_PX = 50
+"""Peak working memory of finding tissue, per pixel of the thumbnail (measured)."""
+
+THUMBNAIL_MPP = 8.0
+"""Microns per pixel of the thumbnail; as in ``tissue``, which this module does not know."""
 
 STORED_BYTES_PER_PX = 1.0
 """Disk for one canvas pixel: two channels and their pyramid, after compression (measured, rounded up)."""
@@ -96,10 +102,16 @@ class Plan:
         """Memory of one forward pass of one fold, with every fold's map kept."""
         return batch * self.grid.patch**2 * (ACTIVATION_BYTES_PER_PX + 3 + 6 * len(self.spec.folds))
 
-    def peak_bytes(self, threads: int, batch: int = 1) -> int:
-        """Memory of a whole run: blocks in flight, one forward pass, libraries and weights."""
-        reading = self.bytes_per_block(batch) - self.predict_bytes(batch)
-        return LIBRARY_BYTES + threads * reading + self.predict_bytes(batch)
+    def peak_bytes(self, threads: int, passes: int = 1) -> int:
+        """Memory of a whole run: libraries, blocks in flight, forward passes side by side, a thumbnail.
+
+        Only the thumbnail grows with the slide, and what is found on it.
+        """
+        reading = self.bytes_per_block() - self.predict_bytes()
+        per_mask_px = max(1, round(THUMBNAIL_MPP / self.slide.mpp)) if self.tissue != "none" else math.inf
+        thumbnail = self.slide.bounds.area / per_mask_px**2 * THUMBNAIL_BYTES_PER_PX
+        working = threads * reading + self.predict_bytes(passes)
+        return LIBRARY_BYTES + math.ceil(working + thumbnail)
 
     @property
     def _read_downsample(self) -> float:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsiseg.canvas import Done, Ledger, ProbabilityMap
+from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import CanvasError
 from wsiseg.export import changed, chosen, export_polygons
+from wsiseg.ledger import Done, Ledger
 from wsiseg.manifest import SlideManifest
 from wsiseg.place import LEDGER, MANIFEST, MAP, Place
 from wsiseg.polygons import Regions, join, outline, threshold_u8

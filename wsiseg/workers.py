@@ -7,6 +7,7 @@ raises the first task's error in the caller.
 """
 # ruff: noqa: PLC0415 - dask is loaded only by those who ask for it
 
+import logging
 import os
 import pickle
 import queue
@@ -273,6 +274,7 @@ def local_cluster(
         return {"cls": Nanny, "options": {**common, **more}}
 
     workers = {number: worker(number) for number in range(processes)}
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it we say ourselves
     with (
         dask.config.set(CONFIG),
         SpecCluster(workers, {"cls": Scheduler, "options": common}, silence_logs="CRITICAL") as cluster,

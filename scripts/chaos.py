@@ -1,0 +1,184 @@
+"""Break wsiseg on purpose, and see that it mends.
+
+    python scripts/chaos.py kill --runs 20 --kills 4      SIGKILL at random moments, then resume
+    python scripts/chaos.py kill --runs 5 --processes 2   the same, its worker processes too
+    python scripts/chaos.py many --slides 1000            many small slides in one batch: time, memory, files
+
+A drawn slide and a predictor of a few lines stand for the real ones, so that the walk of the
+blocks, the ledger, the renames and the records are what is tried. Ends with 1 where a byte differs.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from wsiseg.bundle import BundleSpec, FoldFile
+from wsiseg.inputs import SlideInput
+from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
+from wsiseg.run import Batch
+from wsiseg.testing import Darkness, Stretched
+
+MAKE_SLIDE = Path(__file__).with_name("make_slide.py")
+SPEC = BundleSpec(
+    name="darkness",
+    encoder="mit_b0",
+    patch_px=375,
+    input_px=256,
+    margin=64,
+    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
+    licence="none",
+    trained_on="nothing",
+)
+
+
+@dataclass(frozen=True)
+class Slow(Darkness):
+    """``Darkness`` that takes its time, so that there is a middle to be killed in."""
+
+    seconds: float = 0.0
+
+    def __call__(self) -> Stretched:
+        """Wait, then make the predictor."""
+        predictor, seconds = super().__call__(), self.seconds
+        inner = predictor.predictor
+
+        def waited(rgb_BYX3: object) -> object:
+            time.sleep(seconds)
+            return inner(rgb_BYX3)  # type: ignore[arg-type]
+
+        waited.calls = inner.calls  # type: ignore[attr-defined]
+        predictor.predictor = waited  # type: ignore[assignment]
+        return predictor
+
+
+def draw(folder: Path, side: int = 3000) -> Path:
+    """A slide with a disc on it."""
+    path = folder / "slide.svs"
+    drawing = ["--side", str(side), "--glass", "0.1", "--disc", f"{side * 0.6},{side * 0.4},{side * 0.2}"]
+    subprocess.run([sys.executable, MAKE_SLIDE, path, *drawing], check=True, capture_output=True)  # noqa: S603
+    return path
+
+
+def one_run(slide: Path, out: Path, *, processes: int = 0, slow_s: float = 0.0) -> list[str]:
+    """Segment a slide once; the reasons of what failed, which are printed too."""
+    recipe = Slow(seconds=slow_s) if slow_s else Darkness()
+    cluster = ClusterOptions(workers=processes)
+    options = MapOptions(block=1)
+    batch = Batch(out, options, PolygonOptions(), cluster=cluster, model=(SPEC, recipe))
+    outcomes = list(batch.run([SlideInput(slide, "slide")], lambda *_: None))
+    failed = [outcome.reason for outcome in outcomes if outcome.status == "failed"]
+    print("\n".join(failed))
+    if failed and __name__ != "__main__" and sys.argv[0] == "-c":
+        sys.exit(1)
+    return failed
+
+
+def digest(out: Path) -> str:
+    """One hash over the map and the outlines, and the names of every file there is."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        name = str(path.relative_to(out))
+        found.update(name.encode())
+        if "probability.zarr" in name or name.endswith(".geojson"):
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def child(slide: Path, out: Path, processes: int) -> "subprocess.Popen[bytes]":
+    """A run in a process of its own."""
+    call = [sys.executable, __file__, "once", str(slide), str(out), "--processes", str(processes)]
+    return subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+
+
+def kill(runs: int, kills: int, processes: int) -> int:
+    """Kill and resume; how many runs ended otherwise than the undisturbed one."""
+    dice = random.Random(0)  # noqa: S311 - no secret
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        slide = draw(folder)
+        start = time.monotonic()
+        assert child(slide, folder / "whole", processes).wait() == 0
+        takes, expected, same = time.monotonic() - start, digest(folder / "whole"), 0
+        for run in range(runs):
+            out = folder / str(run)
+            hit = 0
+            for _ in range(kills):
+                process = child(slide, out, processes)
+                time.sleep(dice.uniform(0.3, 1.0) * takes)
+                below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+                one = dice.choice([process.pid, *(worker.pid for worker in below)])
+                if process.poll() is None:
+                    os.kill(one, signal.SIGKILL)
+                    hit += 1
+                if one != process.pid:
+                    time.sleep(dice.uniform(0.1, 0.5) * takes)
+                    process.kill()
+                process.wait()
+            ended = child(slide, out, processes).wait()
+            same += ended == 0 and digest(out) == expected
+            print(
+                f"run {run}: {hit} kills", "the same" if digest(out) == expected else "DIFFERENT", flush=True
+            )
+    print(f"{same} of {runs} the same")
+    return runs - same
+
+
+def many(slides: int) -> int:
+    """One batch of small slides; prints wall time, and memory and open files on the way."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        drawn = draw(folder, side=600)
+        inputs = [SlideInput(folder / f"s{number:05}.svs", f"s{number:05}") for number in range(slides)]
+        for one in inputs:
+            os.link(drawn, one.path)
+        batch = Batch(folder / "out", MapOptions(), PolygonOptions(), model=(SPEC, Darkness()))
+        start, bad = time.monotonic(), 0
+        for number, outcome in enumerate(batch.run(inputs, lambda *_: None), 1):
+            bad += outcome.status != "done"
+            if number in {10, 100, slides}:
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                files, now = psutil.Process().num_fds(), time.monotonic() - start
+                print(f"{number} slides: {now:.0f} s, peak {peak:.0f} MiB, {files} open files", flush=True)
+    return bad
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    modes = parser.add_subparsers(dest="mode", required=True)
+    killing = modes.add_parser("kill")
+    killing.add_argument("--runs", type=int, default=20)
+    killing.add_argument("--kills", type=int, default=4)
+    killing.add_argument("--processes", type=int, default=0)
+    modes.add_parser("many").add_argument("--slides", type=int, default=1000)
+    once = modes.add_parser("once")
+    once.add_argument("slide", type=Path)
+    once.add_argument("out", type=Path)
+    once.add_argument("--processes", type=int, default=0)
+    given = parser.parse_args()
+    if given.mode == "once":
+        return len(
+            one_run(
+                given.slide, given.out, processes=given.processes, slow_s=0.0 if given.processes else 0.02
+            )
+        )
+    if given.mode == "kill":
+        return min(1, kill(given.runs, given.kills, given.processes))
+    return min(1, many(given.slides))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Kill it anywhere, break any call, fill the disk: the next run ends with the same bytes."""
+
+import builtins
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wsiseg.canvas import ProbabilityMap
+from wsiseg.errors import OutputError
+from wsiseg.geometry import Scale
+from wsiseg.grid import Grid
+from wsiseg.ledger import Done, Ledger
+from wsiseg.pipeline import PREDICTORS, SLIDES
+
+CHAOS = Path(__file__).parents[1] / "scripts" / "chaos.py"
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_open() -> Iterator[None]:
+    yield
+    SLIDES.clear()
+    PREDICTORS.clear()
+
+
+def test_killed_runs_end_as_the_undisturbed_one() -> None:
+    done = subprocess.run(
+        [sys.executable, CHAOS, "kill", "--runs", "2", "--kills", "2"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 the same" in done.stdout
+
+
+GRID = Grid(90, 70, 24, 4, 2)
+
+
+def worked(folder: Path) -> None:
+    """Every block of a small map, written and committed as ``segment`` does it; goes on where it was left."""
+    if not (folder / "ledger").exists():
+        shutil.rmtree(folder / "map", ignore_errors=True)
+        ProbabilityMap.create(folder / "map", GRID, scale=Scale(1.0), mpp=0.5, about={})
+    canvas = ProbabilityMap(folder / "map", GRID)
+    with Ledger(folder / "ledger", {"block": 2}) as ledger:
+        for block in GRID:
+            found = ledger.done.get(block.index)
+            if found is not None and canvas.holds(block, found.sha256):
+                continue
+            rng = np.random.default_rng(block.index)
+            map_CYX = rng.integers(0, 256, (2, block.core.h, block.core.w), np.uint8)
+            ledger.add(Done(*block.index, canvas.write(block, map_CYX), 4))
+    canvas.sweep()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = [path for path in (folder / "map").rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+class DiedError(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+def failing(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, nth: int, error: BaseException
+) -> list[int]:
+    real: Callable[..., Any] = getattr(owner, name)
+    calls = [0]
+
+    def call(*args: Any, **more: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == nth:
+            raise error
+        return real(*args, **more)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), DiedError()])
+@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (os, "open"), (Path, "replace"), (Path, "open")])
+def test_any_call_may_fail_any_time_and_the_next_run_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException
+) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    worked(whole)
+    expected, nth, failed = content(whole), 1, 0
+    while True:
+        folder = tmp_path / str(nth)
+        folder.mkdir()
+        with monkeypatch.context() as patch:
+            calls = failing(patch, owner, name, nth, error)
+            try:
+                worked(folder)
+            except (OutputError, DiedError):
+                failed += 1
+        worked(folder)
+        assert content(folder) == expected, f"{name} failing the {nth}. time"
+        shutil.rmtree(folder)
+        if calls[0] < nth:
+            break
+        nth += 1 if nth < 12 else 7
+    if calls[0]:
+        assert failed > 0
+
+
+def test_every_flipped_bit_is_found_and_its_block_done_again(tmp_path: Path) -> None:
+    worked(tmp_path)
+    expected = content(tmp_path)
+    rng = np.random.default_rng(0)
+    chunks = sorted(path for path in (tmp_path / "map").rglob("*") if "c" in path.parts and path.is_file())
+    assert len(chunks) > 5
+    for chunk in chunks * 3:
+        before = bytearray(chunk.read_bytes())
+        before[rng.integers(len(before))] ^= 1 << int(rng.integers(8))
+        chunk.write_bytes(before)
+        worked(tmp_path)
+        assert content(tmp_path) == expected, chunk
+
+
+def test_a_torn_last_line_is_dropped_and_a_damaged_one_ends_the_ledger(tmp_path: Path) -> None:
+    worked(tmp_path)
+    expected, ledger = content(tmp_path), tmp_path / "ledger"
+    text = ledger.read_bytes()
+    for cut in range(len(text) - 60, len(text)):
+        ledger.write_bytes(text[:cut])
+        worked(tmp_path)
+        assert content(tmp_path) == expected
+        assert ledger.read_bytes() == text
+
+
+def test_a_full_disk_is_a_sentence_and_room_lets_it_go_on(tmp_path: Path) -> None:
+    program = (
+        "import resource, runpy, signal, sys; from pathlib import Path;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "chaos = runpy.run_path(sys.argv[1]);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
+        "chaos['one_run'](Path(sys.argv[2]), Path(sys.argv[3]))"
+    )
+    chaos = runpy.run_path(str(CHAOS))
+    slide = chaos["draw"](tmp_path)
+    child = [sys.executable, "-c", program, CHAOS, slide, tmp_path / "out"]
+    done = subprocess.run(child, check=False, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "cannot be written: File too large" in done.stdout
+    assert chaos["one_run"](slide, tmp_path / "out") == []
+
+
+def test_a_slide_that_vanishes_between_two_runs_is_named(tmp_path: Path) -> None:
+    chaos = runpy.run_path(str(CHAOS))
+    slide = chaos["draw"](tmp_path)
+    slide.unlink()
+    (reason,) = chaos["one_run"](slide, tmp_path / "out")
+    assert slide.name in reason
+
+
+def test_ctrl_c_ends_with_130_within_seconds_and_what_is_done_stays(tmp_path: Path) -> None:
+    chaos = runpy.run_path(str(CHAOS))
+    slide, out = chaos["draw"](tmp_path), tmp_path / "out"
+    program = (
+        "import runpy, sys; from pathlib import Path; from wsiseg.cli import main; import click;"
+        "chaos = runpy.run_path(sys.argv[1]);"
+        "main.add_command(click.Command('chaos', callback=lambda: "
+        "chaos['one_run'](Path(sys.argv[2]), Path(sys.argv[3]), slow_s=0.3)));"
+        "main(['chaos'])"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, CHAOS, slide, out], stderr=subprocess.PIPE)
+    ledger = out / ".slide.partial" / "ledger.jsonl"
+    while not (ledger.exists() and len(ledger.read_bytes().splitlines()) > 2):
+        assert child.poll() is None
+        os.sched_yield()
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=10)
+    assert child.returncode == 130, said
+    assert b"run the same command again" in said
+    assert chaos["one_run"](slide, out) == []
+    record = json.loads((out / "slide" / "slide.json").read_text())
+    assert record["counts"]["resumed_blocks"] > 0
+    assert builtins.len(list(out.glob(".*"))) == 0
