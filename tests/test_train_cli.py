@@ -1,13 +1,18 @@
 """The commands that train and judge, as their user meets them."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
+import torch
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import load_file
 
 from wsiseg.cli_train import compare, evaluate, patches, train
 from wsiseg.errors import UsageError
@@ -130,3 +135,31 @@ def test_a_real_slide_with_annotations_becomes_patches(shared: Path, tmp_path: P
     )
     assert told.startswith("wrote ")
     assert len(list((tmp_path / "data" / "t" / "d" / "mask").iterdir())) > 4
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    options = ["--data", str(data(tmp_path / "data")), "--task", "t1", "--folds", "2", "--train-folds", "1"]
+    options += [
+        "--epochs",
+        "1",
+        "--crop",
+        "32",
+        "--batch",
+        "2",
+        "--image-mpp",
+        "0.73",
+        "--device",
+        "cpu",
+        "--fp32",
+    ]
+    found = []
+    for name, how in (
+        ("one", []),
+        ("two", ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]),
+    ):
+        command = [sys.executable, "-m", *how, "wsiseg", "train", *options, "-o", str(tmp_path / name)]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+        found.append(load_file(tmp_path / name / "fold-1.safetensors"))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][name], atol=5e-3, rtol=0.05)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsiseg import __version__
+from wsiseg.cli_models import models
 from wsiseg.cli_options import add_options, taken
 from wsiseg.cli_results import polygons, report
-from wsiseg.cli_train import train
+from wsiseg.cli_train import compare, evaluate, patches, train
 from wsiseg.errors import OutputError, WsisegError
 from wsiseg.options import ClusterOptions, InputOptions, MapOptions, PolygonOptions
 
@@ -70,7 +71,8 @@ def main(*, verbose: int, quiet: bool) -> None:
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
 
 
-main.add_command(train)
+for _command in (train, evaluate, compare, patches, models):
+    main.add_command(_command)
 main.add_command(polygons)
 main.add_command(report)
 

@@ -90,7 +90,8 @@ def train(**options: Any) -> None:
         return FoldWatch(folder, epochs, rank=machine.rank, tensorboard=options["tensorboard"])
 
     done = run_experiment(experiment, machine, existing=options["existing"] or "refuse", watch=watch)
-    click.echo(f"wrote {done}")
+    if not machine.rank:
+        click.echo(f"wrote {done}")
 
 
 def _experiment(options: dict[str, Any]) -> "Experiment":
@@ -139,12 +140,9 @@ _recipe_options(train)
 @click.option("--fp32", is_flag=True, help="Never compute in bfloat16.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def evaluate(subjects: tuple[Path, ...], **options: Any) -> None:
-    r"""Judge a bundle on labelled images, or one GeoJSON of outlines against another.
+    """Judge a bundle on labelled images, or one GeoJSON of outlines against the true one.
 
-    \b
-    Examples:
-      wsiseg evaluate adeno-mitb0 --data DATA --task task1 --json
-      wsiseg evaluate PREDICTED.geojson TRUTH.geojson
+    Example: wsiseg evaluate adeno-mitb0 --data DATA --task task1 --json
     """
     if len(subjects) == len(("predicted", "truth")):
         found = _outlines(*subjects, name=options["name"])
