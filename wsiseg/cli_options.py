@@ -58,5 +58,18 @@ def _type(field: "dataclasses.Field[Any]") -> click.ParamType[Any]:
     whole = "int" in str(field.type)
     if "range" in about:
         low, high = about["range"]
+        if "auto" in about:
+            return _Auto(about["auto"])
         return click.IntRange(low, high) if whole else click.FloatRange(low, high)
     return click.STRING
+
+
+class _Auto(click.IntRange):
+    """A number from 1, or ``auto``, which stands for one."""
+
+    def __init__(self, auto: int) -> None:
+        super().__init__(1, None)
+        self.auto = auto
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.auto if value == "auto" else super().convert(value, param, ctx)

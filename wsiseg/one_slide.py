@@ -202,9 +202,10 @@ class _InWork:
         wanted = self.plan.disk_bytes(sum(len(item.patches) for item in work if item.done is None))
         free = shutil.disk_usage(self.folder).free
         if wanted > free:
+            name, free_mib, wanted_mib = self.plan.slide.name, free / 2**20, wanted / 2**20
             msg = (
-                f"{self.folder.parent} has {free / 2**20:.0f} MiB free, the map of "
-                f"{self.plan.slide.name} may take {wanted / 2**20:.0f}: make room, or choose another folder with -o"
+                f"{self.folder.parent} has {free_mib:.0f} MiB free, the map of {name} may take {wanted_mib:.0f}: "
+                "make room, or choose another folder with -o"
             )
             raise PlanError(msg)
 

@@ -86,7 +86,14 @@ class MapOptions:
         "auto", "auto: only patches with tissue are run; none: all of them.", choices=("auto", "none")
     )
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps.", metavar="DEVICE")
-    batch: int = _option(4, "Patches per forward pass on a GPU.", flags=("-b",), metavar="N", range=(1, None))
+    batch: int = _option(
+        4,
+        "Patches per forward pass on a GPU; auto begins with 64 and halves until they fit.",
+        flags=("-b",),
+        metavar="N|auto",
+        range=(1, None),
+        auto=64,
+    )
     fp32: bool = _option(False, "Compute in float32 even where bfloat16 is faster.")
     folds: int | None = _option(
         None, "Use only the first so many folds of the bundle.", metavar="N", range=(1, None)
