@@ -204,8 +204,8 @@ class _InWork:
         if wanted > free:
             name, free_mib, wanted_mib = self.plan.slide.name, free / 2**20, wanted / 2**20
             msg = (
-                f"{self.folder.parent} has {free_mib:.0f} MiB free, the map of {name} may take {wanted_mib:.0f}: "
-                "make room, or choose another folder with -o"
+                f"{self.folder.parent} has {free_mib:.0f} MiB free, the map of {name} may take "
+                f"{wanted_mib:.0f}: make room, or choose another folder with -o"
             )
             raise PlanError(msg)
 
