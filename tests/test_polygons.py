@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import shapely
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -18,6 +18,7 @@ from wsiseg.rings import corners, polygons_of
 
 Map = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+unhurried = settings(deadline=None)  # a busy machine is no broken law
 
 masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=13))
 blobs = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=5)).map(
@@ -85,6 +86,7 @@ def filled(polygon: shapely.Polygon, shape: tuple[int, int]) -> set[tuple[int, i
     return set(zip(*np.nonzero(shapely.contains_xy(polygon, x + 0.5, y + 0.5)), strict=True))
 
 
+@unhurried
 @given(masks | blobs)
 @example(drawn(HARD["a ring of diagonal steps"]))
 def test_filling_the_outlines_gives_each_region_of_the_mask_back(mask: Mask) -> None:
@@ -103,6 +105,7 @@ def test_hard_masks_are_outlined_and_joined_exactly(name: str) -> None:
         assert bytes_of(join(blocks(prob, spread, chunk), chunk)) == bytes_of(whole)
 
 
+@unhurried
 @given(masks | blobs)
 def test_outlines_are_valid_with_the_area_of_their_pixels(mask: Mask) -> None:
     regions = outlined(*maps_of(mask))
@@ -111,6 +114,7 @@ def test_outlines_are_valid_with_the_area_of_their_pixels(mask: Mask) -> None:
     assert regions.area_px_N.sum() == mask.sum()
 
 
+@unhurried
 @given(masks | blobs)
 def test_shells_run_anticlockwise_and_holes_clockwise(mask: Mask) -> None:
     for polygon in outlined(*maps_of(mask)).polygons_N:
@@ -118,6 +122,7 @@ def test_shells_run_anticlockwise_and_holes_clockwise(mask: Mask) -> None:
         assert not any(hole.is_ccw for hole in polygon.interiors)
 
 
+@unhurried
 @given(masks, st.integers(0, 99))
 def test_means_are_those_of_a_loop_over_the_pixels(mask: Mask, seed: int) -> None:
     prob, spread = maps_of(mask, seed)
@@ -127,6 +132,7 @@ def test_means_are_those_of_a_loop_over_the_pixels(mask: Mask, seed: int) -> Non
         assert regions.spread_N[i] == sum(int(spread[at]) for at in pixels) / (255 * len(pixels))
 
 
+@unhurried
 @given(masks | blobs, chunks, st.randoms(), st.integers(0, 99))
 def test_outlines_of_joined_blocks_are_the_outline_of_the_whole(
     mask: Mask, chunk: int, random: Random, seed: int
@@ -137,6 +143,7 @@ def test_outlines_of_joined_blocks_are_the_outline_of_the_whole(
     assert bytes_of(join(parts, chunk)) == bytes_of(outlined(prob, spread))
 
 
+@unhurried
 @given(blobs, st.sampled_from([1, 2, 3, 5]), st.integers(0, 9))
 def test_parts_may_be_joined_in_steps(mask: Mask, chunk: int, cut: int) -> None:
     prob, spread = maps_of(mask)
@@ -150,6 +157,7 @@ def test_regions_that_meet_at_a_corner_of_four_blocks_stay_apart() -> None:
     assert shapely.area(join(blocks(prob, spread, 2), 2).polygons_N).tolist() == [4, 4]
 
 
+@unhurried
 @given(masks, st.integers(1, 255), st.integers(0, 255))
 def test_a_constant_map_gives_a_constant_mean_whatever_the_blocks(mask: Mask, prob: int, spread: int) -> None:
     maps = [np.where(mask, value, 0).astype(np.uint8) for value in (prob, spread)]
@@ -167,6 +175,7 @@ def test_joining_nothing_gives_no_region() -> None:
     assert len(outline(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), threshold_u8=1, x=0, y=0)) == 0
 
 
+@unhurried
 @given(masks | blobs, st.booleans())
 def test_regions_survive_a_pickle(mask: Mask, half: bool) -> None:
     regions = outlined(*maps_of(mask))
@@ -176,6 +185,7 @@ def test_regions_survive_a_pickle(mask: Mask, half: bool) -> None:
     assert bytes_of(pickle.loads(pickle.dumps(regions))) == bytes_of(regions)  # noqa: S301 -- our own
 
 
+@unhurried
 @given(st.floats(0, 1, exclude_min=True) | st.integers(1, 255).map(lambda stored: stored / 255))
 def test_a_pixel_is_tumour_when_its_stored_value_reaches_the_threshold(threshold: float) -> None:
     lowest = threshold_u8(threshold)
@@ -188,6 +198,7 @@ def test_a_threshold_that_everything_or_nothing_meets_is_refused(threshold: floa
         threshold_u8(threshold)
 
 
+@unhurried
 @given(masks | blobs, st.integers(0, 12), st.integers(0, 12))
 def test_tidying_fills_small_holes_then_drops_small_regions(mask: Mask, min_area: int, min_hole: int) -> None:
     regions = outlined(*maps_of(mask))
@@ -216,6 +227,7 @@ def test_a_polygon_that_simplifying_would_break_is_left_as_it_is(monkeypatch: py
     assert bytes_of(tidy(regions, min_area_px=0, min_hole_px=0, simplify_px=1)) == bytes_of(regions)
 
 
+@unhurried
 @given(masks | blobs, st.randoms())
 def test_polygons_are_sorted_by_their_first_vertex_however_the_labels_are_numbered(
     mask: Mask, random: Random
@@ -229,6 +241,7 @@ def test_polygons_are_sorted_by_their_first_vertex_however_the_labels_are_number
     assert [label[int(y), int(x)] for y, x in first] == [names.index(name) + 1 for name in owner]
 
 
+@unhurried
 @given(masks | blobs, st.sampled_from([0.5, 1.0, 2.0]))
 def test_simplified_outlines_stay_valid_and_within_twice_the_tolerance(mask: Mask, tolerance: float) -> None:
     regions = outlined(*maps_of(mask))
@@ -239,6 +252,7 @@ def test_simplified_outlines_stay_valid_and_within_twice_the_tolerance(mask: Mas
         assert shapely.hausdorff_distance(before.exterior, after.exterior) <= 2 * tolerance + 1e-9
 
 
+@unhurried
 @given(masks | blobs, st.sampled_from([0.0, 0.5, 1.0]))
 def test_what_fits_the_budget_is_simplified_as_asked(mask: Mask, tolerance: float) -> None:
     regions = outlined(*maps_of(mask))
