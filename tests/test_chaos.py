@@ -131,6 +131,27 @@ def test_every_flipped_bit_is_found_and_its_block_done_again(tmp_path: Path) -> 
         assert content(tmp_path) == expected, chunk
 
 
+def test_damage_on_any_level_and_another_blocks_chunk_are_both_found(tmp_path: Path) -> None:
+    grid = Grid(1100, 700, 280, 12, 2)
+    canvas = ProbabilityMap.create(tmp_path / "map", grid, scale=Scale(1.0), mpp=0.5, about={})
+    assert canvas.depth > 1
+    first, second = list(grid)[:2]
+    rng = np.random.default_rng(0)
+    hashes = [
+        canvas.write(b, rng.integers(0, 256, (2, b.core.h, b.core.w), np.uint8)) for b in (first, second)
+    ]
+    assert canvas.holds(first, hashes[0])
+    for level in range(canvas.depth):
+        chunk = canvas.path / str(level) / "c" / "0" / "0" / "0"
+        sound = chunk.read_bytes()
+        chunk.write_bytes(sound[:-9] + bytes([sound[-9] ^ 4]) + sound[-8:])
+        assert not canvas.holds(first, hashes[0]), level
+        chunk.write_bytes((chunk.parent / "1").read_bytes())
+        assert not canvas.holds(first, hashes[0]), level
+        chunk.write_bytes(sound)
+    assert canvas.holds(first, hashes[0])
+
+
 def test_a_torn_last_line_is_dropped_and_a_damaged_one_ends_the_ledger(tmp_path: Path) -> None:
     worked(tmp_path)
     expected, ledger = content(tmp_path), tmp_path / "ledger"
