@@ -67,6 +67,16 @@ def test_one_tasks_fold_has_seen_no_patient_of_the_others_same_fold(cases: tuple
         assert not {c.group for c in one.train} & {c.group for c in two.valid}
 
 
+@given(datasets())
+def test_a_left_out_domains_patients_are_not_learnt_from_in_another_task(cases: tuple[Case, ...]) -> None:
+    everywhere = (*cases, case("y", "t1", "y", "p", empty=False), case("other", "t2", "z", "p", empty=False))
+    for fold in joined(leave_domain_out(everywhere, "t1"), [c for c in everywhere if c.task == "t2"]):
+        judged = {c.group for c in fold.valid}
+        assert not judged & {c.group for c in fold.train}
+        missing = {c.key for c in everywhere if c.task == "t2"} - {c.key for c in fold.train}
+        assert missing == {c.key for c in everywhere if c.task == "t2" and c.group in judged}
+
+
 def test_strata_are_spread_evenly() -> None:
     cases = [
         case(f"{domain}{empty}{i}", "t", domain, f"{domain}{empty}{i}", empty=empty)

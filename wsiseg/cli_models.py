@@ -76,6 +76,6 @@ def _try(spec: BundleSpec, bundle: str, device: str) -> None:
     rgb_BYX3 = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3)).astype(np.uint8)
     prob_FBYX = load_ensemble(find_bundle(bundle), device=device)(rgb_BYX3)
     for fold, prob_BYX in zip(spec.folds, prob_FBYX, strict=True):
-        if not (np.isfinite(prob_BYX).all() and prob_BYX.min() >= 0 and prob_BYX.max() <= 1):
+        if not (prob_BYX.min() >= 0 and prob_BYX.max() <= 1):  # false for what is no number, too
             msg = f"{fold.file} of {spec.name} gives values that are no probabilities; train that fold again"
             raise BundleError(msg)
