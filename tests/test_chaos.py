@@ -150,6 +150,10 @@ def test_damage_on_any_level_and_another_blocks_chunk_are_both_found(tmp_path: P
         assert not canvas.holds(first, hashes[0]), level
         chunk.write_bytes(sound)
     assert canvas.holds(first, hashes[0])
+    for level in range(canvas.depth):
+        row = canvas.path / str(level) / "c" / "0" / "0"
+        shutil.copy(row / "1", row / "0")
+    assert not canvas.holds(first, hashes[0]), "all levels agree with each other, not with the ledger"
 
 
 def test_a_torn_last_line_is_dropped_and_a_damaged_one_ends_the_ledger(tmp_path: Path) -> None:

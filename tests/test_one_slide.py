@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from scipy import ndimage
 
 from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.canvas import ProbabilityMap
-from wsiseg.errors import OutputError
+from wsiseg.errors import OutputError, PlanError, WsisegError
 from wsiseg.export import Outlining, outlining
 from wsiseg.manifest import SlideManifest
 from wsiseg.one_slide import Job, Progress, SlideRecipe
@@ -147,6 +148,28 @@ def test_two_runs_on_one_output_do_not_mix(tmp_path: Path) -> None:
     slide, out = drawn(tmp_path / "disc.svs", "--side", "512"), tmp_path / "out"
     with Place(out).claimed(), pytest.raises(OutputError, match=r"being written by .+ pid \d+"):
         job().segment(recipe(slide), out, quiet)
+    job().segment(recipe(slide), out, quiet)
+
+
+def test_a_stopped_slide_keeps_what_is_done_and_goes_on(tmp_path: Path) -> None:
+    slide, out = drawn(tmp_path / "disc.svs", "--side", "1024", "--disc", "500,500,200"), tmp_path / "out"
+    small = replace(MapOptions(), block=1)
+    stopped = job(map_options=small)
+    stopped.stop.set()
+    with pytest.raises(WsisegError, match="run the same command again"):
+        stopped.segment(recipe(slide), out, quiet)
+    manifest, _ = job(map_options=small).segment(recipe(slide), out, quiet)
+    assert 1 <= manifest.counts.resumed_blocks < manifest.counts.blocks
+
+
+def test_a_disk_that_is_too_small_is_refused_before_a_pixel_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, out = drawn(tmp_path / "disc.svs", "--side", "1024", "--disc", "500,500,200"), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("wsiseg.one_slide.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+        with pytest.raises(PlanError, match="0 MiB free, the map of disc"):
+            job().segment(recipe(slide), out, quiet)
     job().segment(recipe(slide), out, quiet)
 
 
