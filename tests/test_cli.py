@@ -200,7 +200,8 @@ def test_damaged_weights_are_found_before_they_are_used(tmp_path: Path, shared: 
 
 def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
     assert wsiseg("segment").exit_code == 2
-    assert wsiseg("segment", tmp_path, "--threshold", "1.5").exit_code == 2
+    for wrong in (("--threshold", "1.5"), ("--threshold", "0"), ("--min-area", "nan"), ("--simplify", "inf")):
+        assert wsiseg("segment", tmp_path, *wrong).exit_code == 2
 
 
 def test_check_names_the_rule_and_the_feature(tmp_path: Path) -> None:

@@ -198,3 +198,38 @@ def test_a_damaged_record_is_refused_and_not_overwritten(tmp_path: Path) -> None
     with pytest.raises(OutputError, match="not a slide record"):
         job().segment(recipe(slide), out, quiet)
     assert (out / "slide.json").read_text() == "{}"
+
+
+def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
+    slide = drawn(tmp_path / "disc.svs", "--side", "512")
+    foreign = tmp_path / "disc"
+    foreign.mkdir()
+    (foreign / "Data0000.dat").write_bytes(b"the slide's own pixels")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="no result of wsiseg"):
+            job(overwrite=overwrite).segment(recipe(slide), foreign, quiet)
+    assert [path.name for path in foreign.iterdir()] == ["Data0000.dat"]
+
+
+def test_a_finished_slide_that_lost_a_file_is_not_called_done(tmp_path: Path) -> None:
+    slide, out = drawn(tmp_path / "disc.svs", "--side", "512"), tmp_path / "out"
+    job().segment(recipe(slide), out, quiet)
+    (out / "tumor.geojson").unlink()
+    with pytest.raises(OutputError, match=r"has lost tumor\.geojson"):
+        job().segment(recipe(slide), out, quiet)
+    job(overwrite=True).segment(recipe(slide), out, quiet)
+    assert job().segment(recipe(slide), out, quiet)[1]
+
+
+def test_an_interrupted_overwrite_goes_on_where_it_was(tmp_path: Path) -> None:
+    def stop_after_one(progress: Progress) -> None:
+        if progress.done:
+            raise KeyboardInterrupt
+
+    slide, out = drawn(tmp_path / "disc.svs", "--side", "2048", "--disc", "900,1100,400"), tmp_path / "out"
+    job().segment(recipe(slide), out, quiet)
+    again = job(overwrite=True, numerics="other", mapper=serially)
+    with pytest.raises(KeyboardInterrupt):
+        again.segment(recipe(slide), out, stop_after_one)
+    manifest, _ = again.segment(recipe(slide), out, quiet)
+    assert manifest.counts.resumed_blocks > 0

@@ -1,6 +1,7 @@
 """Options of the command line, made from the fields of frozen values and the help that stands there."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -60,8 +61,18 @@ def _type(field: "dataclasses.Field[Any]") -> click.ParamType[Any]:
         low, high = about["range"]
         if "auto" in about:
             return _Auto(about["auto"])
-        return click.IntRange(low, high) if whole else click.FloatRange(low, high)
+        return click.IntRange(low, high) if whole else _Finite(low, high, min_open=about.get("above", False))
     return click.STRING
+
+
+class _Finite(click.FloatRange):
+    """A number in a range; ``nan`` and ``inf`` are none, though they pass a comparison."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 class _Auto(click.IntRange):

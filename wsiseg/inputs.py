@@ -4,6 +4,7 @@ import csv
 import glob
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,12 +41,12 @@ def find_slides(
         UsageError: there is none, the list cannot be understood, or two results have one name.
     """
     listed = [] if slide_list is None else read_slide_list(Path(slide_list))
-    known = {slide.path.absolute() for slide in listed}
+    known = {_place(slide.path) for slide in listed}
     found: dict[Path, Path] = {}
     for path in paths:
         for one in _expanded(path, recursive=recursive):
-            if one.absolute() not in known:
-                found.setdefault(one.absolute(), one)
+            if _place(one) not in known:
+                found.setdefault(_place(one), one)
     files = list(found.values())
     slides = listed + [SlideInput(path, name) for path, name in zip(files, name_outputs(files), strict=True)]
     if not slides:
@@ -68,7 +69,7 @@ def name_outputs(paths: Sequence[Path]) -> list[str]:
     """
     names = [path.stem for path in paths]
     count = Counter(names)
-    folders = [path.absolute().parts[:-1] for path in paths]
+    folders = [_place(path).parts[:-1] for path in paths]
     shared = 0
     while all(len(parts) > shared for parts in folders) and len({parts[shared] for parts in folders}) == 1:
         shared += 1
@@ -144,3 +145,8 @@ def _expanded(path: Path, *, recursive: bool) -> Iterator[Path]:
 def _is_slide(relative: Path, path: Path) -> bool:
     hidden = any(part.startswith(".") for part in relative.parts)
     return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _place(path: Path) -> Path:
+    """A path without ``..``, links kept: two spellings of one place are one."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib folds .. only together with links

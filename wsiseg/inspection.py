@@ -1,6 +1,7 @@
 """What a slide is and what segmenting it would take, without reading a full-resolution pixel."""
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from wsiseg.bundle import BundleSpec, find_bundle, load_spec
+from wsiseg.errors import OutputError
 from wsiseg.machine import cores, visible_gpus
 from wsiseg.manifest import Canvas, Model, SlideFacts, describe, write_whole
 from wsiseg.one_slide import EnsembleRecipe, SlideRecipe
@@ -18,13 +20,15 @@ from wsiseg.tissue import find_slide_tissue, has_overview
 
 __all__ = ["Inspection", "inspect_slide", "remember_rate"]
 
+log = logging.getLogger(__name__)
+
 
 class Inspection(BaseModel):
     """The facts and the forecast of one slide.
 
     ``patches`` and ``blocks`` are those with tissue, or all of them where the slide has no
-    overview to find tissue on (``tissue_mm2`` is then None). ``seconds`` comes from the last
-    run on this device, or from one patch run now where there was none.
+    overview to find tissue on (``tissue_mm2`` is then None). ``seconds`` is that of the
+    network, from one patch run on this device now or at an earlier inspection.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -97,7 +101,7 @@ def inspect_slide(path: Path, options: MapOptions) -> Inspection:
         blocks_in_all=len(plan.grid),
         memory_bytes=plan.peak_bytes(options.threads, _passes(options, plan)),
         disk_bytes=plan.disk_bytes(patches),
-        seconds=patches * len(spec.folds) * _rate(folder, spec, options, plan),
+        seconds=patches * len(spec.folds) * _rate(folder, spec, options, plan) / _passes(options, plan),
     )
 
 
@@ -155,5 +159,8 @@ def _rate(folder: Path, spec: BundleSpec, options: MapOptions, plan: Plan) -> fl
     start = time.perf_counter()
     predict(noise_BYX3)
     taken = time.perf_counter() - start
-    remember_rate(spec.encoder, options, taken)
+    try:
+        remember_rate(spec.encoder, options, taken)
+    except OutputError as error:
+        log.info("the rate is not remembered: %s", error)
     return taken

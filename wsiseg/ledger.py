@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from wsiseg.errors import CanvasError, OutputError
 
-__all__ = ["Done", "Ledger", "differences"]
+__all__ = ["Done", "Ledger", "begun_with", "differences"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,19 @@ class Ledger:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise _unwritable(self.path, error) from error
+
+
+def begun_with(path: Path) -> dict[str, Any] | None:
+    """The settings that a ledger was begun with; None where there is no sound ledger.
+
+    Raises:
+        OutputError: the file cannot be read.
+    """
+    try:
+        first = next(_sound(path.read_bytes()), None) if path.exists() else None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return None if first is None else dict(first["settings"])
 
 
 def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:

@@ -133,7 +133,7 @@ class Job:
             with Place(folder).claimed() as place:
                 if not self.overwrite and place.finished(plan, self.outlining.key):
                     return SlideManifest.read(folder / MANIFEST), True
-                work = _InWork(self, plan, recipe, place.begin(anew=self.overwrite))
+                work = _InWork(self, plan, recipe, place.begin(plan.settings, anew=self.overwrite))
                 manifest = work.do(opened, on_progress)
                 place.publish()
         return manifest, False

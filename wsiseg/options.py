@@ -23,6 +23,7 @@ class PolygonOptions:
         "Probability from which a pixel is tumour; the bundle's own by default.",
         metavar="P",
         range=(0, 1),
+        above=True,
     )
     min_area: float | None = _option(
         None,

@@ -9,14 +9,14 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from wsiseg.errors import OutputError
-from wsiseg.ledger import differences
+from wsiseg.ledger import begun_with, differences
 from wsiseg.manifest import SlideManifest
 from wsiseg.plan import Plan
 
@@ -79,16 +79,31 @@ class Place:
                 "seconds, --overwrite redoes it"
             )
             raise OutputError(msg)
+        geojson = f"{GEOJSON}.gz" if found.polygon_options.get("gzip") else GEOJSON
+        if lost := [name for name in (MAP, geojson, OVERVIEW) if not (self.folder / name).exists()]:
+            msg = f"{self.folder} is finished but has lost {', '.join(lost)}; use --overwrite to redo it"
+            raise OutputError(msg)
         return True
 
-    def begin(self, *, anew: bool) -> Path:
-        """The hidden folder to work in: the one of an interrupted run where its ledger was begun.
+    def begin(self, settings: Mapping[str, object], *, anew: bool) -> Path:
+        """The hidden folder to work in: that of an interrupted run of the same settings, else a new one.
+
+        With ``anew`` an interrupted run of other settings makes way; without, it stays as it is
+        and its ledger will name the difference.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: it cannot be written, or a folder that is not ours lies where the result goes.
         """
+        if self.folder.exists() and not (self.folder / MANIFEST).exists():
+            msg = (
+                f"{self.folder} exists and is no result of wsiseg (it has no {MANIFEST}): it may belong to "
+                "the slide; choose another folder with -o"
+            )
+            raise OutputError(msg)
+        before = begun_with(self.partial / LEDGER)
+        stale = before is None or (anew and bool(differences(before, settings)))
         try:
-            if self.partial.exists() and (anew or not (self.partial / LEDGER).exists()):
+            if self.partial.exists() and stale:
                 shutil.rmtree(self.partial)
             self.partial.mkdir(exist_ok=True)
         except OSError as error:

@@ -19,7 +19,7 @@ from wsiseg.readers.levels import WHITE, Facts, Level, Raw, flatten, number
 
 __all__ = ["TiffSlideLevels"]
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what we turn into errors
+logging.getLogger("tifffile").propagate = False  # it logs what we turn into errors
 
 CHUNK_BYTES = 1 << 30
 """The largest tile or strip, decoded, that is taken on."""

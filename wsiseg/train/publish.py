@@ -31,6 +31,7 @@ def versions() -> dict[str, str]:
 
 def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path], machine: Machine) -> None:
     """Write ``bundle.json`` and the card from what was trained."""
+    source = experiment.init_from and load_spec(find_bundle(experiment.init_from))
     cases = list({case.key: case for fold in folds for case in fold.train}.values())
     spec = BundleSpec(
         **experiment.spec.model_dump(exclude={"folds", "licence", "trained_on"}),
@@ -38,9 +39,9 @@ def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path]
             FoldFile(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest()) for path in files
         ),
         licence=licence_of(experiment.recipe.encoder),
-        trained_on=trained_on(cases),
+        trained_on=trained_on(cases)
+        + (f"; before that, as {source.name}: {source.trained_on}" if source else ""),
     )
-    source = experiment.init_from and load_spec(find_bundle(experiment.init_from))
     start = f"{source.name} ({source.trained_on})" if source else experiment.recipe.encoder_weights
     facts = {
         "device": f"{machine.device.type}, {'bfloat16' if machine.half else 'float32'}",
