@@ -13,6 +13,7 @@ import hashlib
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def kill(runs: int, kills: int, processes: int) -> int:
         for run in range(runs):
             out = folder / str(run)
             hit = 0
-            for _ in range(kills):
+            while hit < kills:
                 process = child(slide, out, processes)
                 time.sleep(dice.uniform(0.3, 1.0) * takes)
                 below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
@@ -121,6 +122,10 @@ def kill(runs: int, kills: int, processes: int) -> int:
                 if process.poll() is None:
                     os.kill(one, signal.SIGKILL)
                     hit += 1
+                else:  # too late: begin this run anew, and strike earlier
+                    takes *= 0.7
+                    shutil.rmtree(out, ignore_errors=True)
+                    hit = 0
                 if one != process.pid:
                     time.sleep(dice.uniform(0.1, 0.5) * takes)
                     process.kill()
