@@ -421,3 +421,13 @@ def test_pixels_may_differ_by_two_percent_between_their_sides(y: float, square: 
     else:
         with pytest.raises(ResolutionError, match="not square"):
             choose_mpp("s.svs", None, (0.5, y), metadata_source="meta", objective=None)
+
+
+def test_a_giant_tile_is_refused_before_a_library_asks_for_its_memory(tmp_path: Path) -> None:
+    path = tmp_path / "giant.tif"
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), tile=(64, 64), photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        for name in ("ImageWidth", "ImageLength", "TileWidth", "TileLength"):
+            tiff.pages.first.tags[name].overwrite(65_008)
+    with pytest.raises(SlideOpenError, match="tiles of 65008 × 65008 pixels, too large"):
+        open_slide(path, mpp=0.5)

@@ -1,8 +1,12 @@
 """What can be said of a slide's files before a library sees them: are they files, and which bytes."""
 
 import hashlib
+import logging
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import tifffile
 
 from wsiseg.errors import SlideOpenError
 
@@ -11,12 +15,20 @@ if TYPE_CHECKING:
 
 __all__ = ["check_file", "fingerprint", "side_cars"]
 
+logging.getLogger("tifffile").propagate = False  # it logs what the slide libraries judge
+
+TILE_PX = 8192 * 8192
+"""The largest tile that is taken on: 256 MiB when decoded to RGBA."""
+PAGES = 64
+"""So many directories of a TIFF are looked at."""
+
 
 def check_file(path: Path) -> None:
     """Refuse what is certainly no slide, without opening anything that could hang.
 
     Raises:
-        SlideOpenError: absent, a folder, a pipe, empty, unreadable, a git-lfs pointer, a web page.
+        SlideOpenError: absent, a folder, a pipe, empty, unreadable, a git-lfs pointer, a web page, a
+            TIFF of giant tiles.
     """
     name = path.name
     if path.is_dir():
@@ -42,8 +54,23 @@ def check_file(path: Path) -> None:
     elif start.startswith((b"<!doctype html", b"<html")):
         msg = f"{name} is a web page saved under a slide's name; download the slide again"
     else:
+        _check_tiles(path, head)
         return
     raise SlideOpenError(msg)
+
+
+def _check_tiles(path: Path, head: bytes) -> None:
+    """Refuse a TIFF that declares tiles too large to decode: OpenSlide would abort the process."""
+    if not head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            sizes = [(page.tilewidth, page.tilelength) for page in islice(tiff.pages, PAGES) if page.is_tiled]
+    except Exception:  # noqa: BLE001 - whatever tifffile makes of a broken file, the slide libraries judge it
+        return
+    if found := [f"{width} × {height}" for width, height in sizes if width * height > TILE_PX]:
+        msg = f"{path.name} is stored in tiles of {found[0]} pixels, too large to decode; re-save it tiled"
+        raise SlideOpenError(msg)
 
 
 def side_cars(path: Path, vendor: str) -> list[Path]:
