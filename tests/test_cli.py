@@ -150,8 +150,10 @@ def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, shared: Path, bu
     assert "bad.svs" in done.output
     assert (tmp_path / "out" / "report.html").read_text().count("<tr") == 1 + 2
     rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
-    assert rows[1].startswith("bad,failed,")
-    assert rows[2].startswith("CMU-1-Small-Region,done,")
+    assert {tuple(row.split(",")[:2]) for row in rows[1:]} == {
+        ("bad", "failed"),
+        ("CMU-1-Small-Region", "done"),
+    }
     stopped = wsiseg("segment", bad, shared / SLIDE, *common, "--fail-fast", "-o", tmp_path / "fast")
     assert stopped.exit_code == 1
     assert len((tmp_path / "fast" / "summary.csv").read_text().splitlines()) == 2
