@@ -27,7 +27,7 @@ from wsiseg.heatmap import HEATMAP, write_heatmap
 from wsiseg.manifest import Result, SlideManifest, write_whole
 from wsiseg.options import PolygonOptions
 from wsiseg.overview import draw_overview
-from wsiseg.place import GEOJSON, MAP, OVERVIEW
+from wsiseg.place import MAP, OVERVIEW, geojson_name
 from wsiseg.polygons import Regions, tidy, within_budget
 from wsiseg.review import REVIEW, write_review
 
@@ -69,7 +69,7 @@ class Outlining:
     @property
     def file(self) -> str:
         """The name of the GeoJSON file."""
-        return f"{GEOJSON}.gz" if self.gzip else GEOJSON
+        return geojson_name(packed=self.gzip)
 
 
 def outlining(options: PolygonOptions, spec: BundleSpec) -> Outlining:
@@ -172,7 +172,7 @@ def export_polygons(
     write_whole(folder / OVERVIEW, _encoded(picture, "PNG"))
     if how.heatmap and not (folder / HEATMAP).exists():  # the map decides it alone, and never changes
         write_heatmap(folder / HEATMAP, ProbabilityMap.open(folder / MAP), mpp=manifest.canvas.mpp)
-    for other in {GEOJSON, f"{GEOJSON}.gz"} - {how.file}:
+    for other in {geojson_name(packed=False), geojson_name(packed=True)} - {how.file}:
         (folder / other).unlink(missing_ok=True)
     counts = {"polygons": written.features, "vertices": written.vertices}
     return manifest.model_copy(

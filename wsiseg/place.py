@@ -20,10 +20,19 @@ from wsiseg.ledger import begun_with, differences
 from wsiseg.manifest import SlideManifest
 from wsiseg.plan import Plan
 
-__all__ = ["GEOJSON", "LEDGER", "MANIFEST", "MAP", "OVERVIEW", "Place"]
+__all__ = ["GEOJSON", "LEDGER", "MANIFEST", "MAP", "OVERVIEW", "Place", "geojson_name"]
 
 MAP, LEDGER, MANIFEST = "probability.zarr", "ledger.jsonl", "slide.json"
 GEOJSON, OVERVIEW = "tumor.geojson", "overview.png"
+
+
+def geojson_name(*, packed: bool) -> str:
+    """The name of a slide's outlines, gzipped or not.
+
+    >>> geojson_name(packed=True)
+    'tumor.geojson.gz'
+    """
+    return f"{GEOJSON}.gz" if packed else GEOJSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,7 @@ class Place:
                 "seconds, --overwrite redoes it"
             )
             raise OutputError(msg)
-        geojson = f"{GEOJSON}.gz" if found.polygon_options.get("gzip") else GEOJSON
+        geojson = geojson_name(packed=bool(found.polygon_options.get("gzip")))
         if lost := [name for name in (MAP, geojson, OVERVIEW) if not (self.folder / name).exists()]:
             msg = f"{self.folder} is finished but has lost {', '.join(lost)}; use --overwrite to redo it"
             raise OutputError(msg)

@@ -5,7 +5,6 @@ file is trusted only when its structure is whole, its pixels are 8-bit RGB or gr
 few probe reads succeed.
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from wsiseg.geometry import L0, Box
 from wsiseg.readers.levels import WHITE, Facts, Level, Raw, flatten, number
 
 __all__ = ["TiffSlideLevels"]
-
-logging.getLogger("tifffile").propagate = False  # it logs what we turn into errors
 
 CHUNK_BYTES = 1 << 30
 """The largest tile or strip, decoded, that is taken on."""
