@@ -4,7 +4,8 @@
     python scripts/make_slide.py OUT.tiff --side 8192 --sparse 2048,3072,4096,2048
 
 Glass, one round of pink tissue with purple nuclei, and discs of dense purple "tumour" where
-asked. It is drawn tile by tile, so memory stays flat at any size. By default an Aperio-like
+asked. It is drawn tile by tile, so memory stays flat at any size; ``--share`` stores equal tiles
+once, which makes a slide of 100,000 × 100,000 pixels a matter of seconds. By default an Aperio-like
 description carries the resolution. ``--sparse x,y,w,h`` writes a generic TIFF that holds
 tiles only in that rectangle (grown to whole tiles), for which OpenSlide 4.0.1 and later
 report bounds; the resolution then stands in the TIFF tags.
@@ -13,6 +14,7 @@ Nothing here is tissue: it is for tests, benchmarks and demos only.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -106,15 +108,60 @@ def draw(drawing: Drawing, x: int, y: int, step: int, side: int = TILE) -> npt.N
     return tile.round().astype(np.uint8)
 
 
-def _tiles(drawing: Drawing, step: int) -> Iterator[bytes]:
-    """The encoded tiles of one level, row by row; empty where a sparse slide has none."""
+def _side_of(x: float, y: float, r: float, tile: tuple[int, int, int]) -> bool | None:
+    """Whether a tile ``x, y, side`` lies inside a circle, or outside; None where it is crossed."""
+    left, top, side = tile
+    near = math.hypot(max(left - x, 0, x - left - side), max(top - y, 0, y - top - side))
+    far = math.hypot(max(x - left, left + side - x), max(y - top, top + side - y))
+    return None if near < r <= far else far < r
+
+
+def _kind(drawing: Drawing, tile: tuple[int, int, int]) -> tuple[object, ...] | None:
+    """What decides a tile ``x, y, side``: the same for equal tiles; None where an edge crosses it."""
+    tissue = _side_of(drawing.width / 2, drawing.height / 2, drawing.tissue_radius, tile)
+    if tissue is False:
+        return ("glass",)
+    discs = [_side_of(disc.x, disc.y, disc.r, tile) for disc in drawing.discs]
+    if tissue is None or None in discs:
+        return None
+    return any(discs), tile[0] % GRAIN_PX, tile[1] % GRAIN_PX
+
+
+def _tiles(drawing: Drawing, step: int, shared: dict[int, int] | None = None) -> Iterator[bytes]:
+    """The encoded tiles of one level, row by row; empty where a sparse slide has none.
+
+    With ``shared`` a tile that equals an earlier one is empty too, and their two places are put there.
+    """
+    encoded: dict[tuple[object, ...], tuple[int, bytes]] = {}
     width, height = drawing.width // step, drawing.height // step
-    for y in range(0, height, TILE):
-        for x in range(0, width, TILE):
-            if _is_held(drawing, x * step, y * step, TILE * step):
-                yield bytes(imagecodecs.jpeg_encode(draw(drawing, x * step, y * step, step), level=QUALITY))
-            else:
-                yield b""
+    corners = ((x * step, y * step) for y in range(0, height, TILE) for x in range(0, width, TILE))
+    for place, (x, y) in enumerate(corners):
+        if not _is_held(drawing, x, y, TILE * step):
+            yield b""
+            continue
+        kind = _kind(drawing, (x, y, TILE * step))
+        if kind in encoded:
+            first, tile = encoded[kind]
+            if shared is not None:
+                shared[place], tile = first, b""
+            yield tile
+            continue
+        tile = bytes(imagecodecs.jpeg_encode(draw(drawing, x, y, step), level=QUALITY))
+        if kind is not None:
+            encoded[kind] = place, tile
+        yield tile
+
+
+def _share(path: Path, shared: list[dict[int, int]]) -> None:
+    """Let equal tiles of each level stand for one another: a TIFF may name the same bytes twice."""
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for page, places in zip(tiff.pages, shared, strict=True):
+            for name in ("TileOffsets", "TileByteCounts"):
+                tag = page.tags[name]
+                values = list(tag.value)
+                for place, first in places.items():
+                    values[place] = values[first]
+                tag.overwrite(tuple(values))
 
 
 def _is_held(drawing: Drawing, x: int, y: int, side: int) -> bool:
@@ -124,18 +171,19 @@ def _is_held(drawing: Drawing, x: int, y: int, side: int) -> bool:
     return x < left + width and left < x + side and y < top + height and top < y + side
 
 
-def write(path: Path, drawing: Drawing) -> None:
-    """Write the drawing as a tiled JPEG pyramid, at most one tile in memory."""
+def write(path: Path, drawing: Drawing, *, share: bool = False) -> None:
+    """Write the drawing as a tiled JPEG pyramid, one tile in memory and one of each repeated kind."""
     size = f"{drawing.width}x{drawing.height}"
     aperio = (
         f"Aperio drawing\r\n{size} [0,0 {size}] ({TILE}x{TILE}) JPEG/RGB Q={QUALITY}"
         f"|AppMag = {10 / drawing.mpp:g}|MPP = {drawing.mpp:g}"
     )
     per_cm = 10_000 / drawing.mpp
+    shared: list[dict[int, int]] = [{} for _ in drawing.levels]
     with tifffile.TiffWriter(path, bigtiff=drawing.width * drawing.height > 1 << 31) as tiff:
         for level, step in enumerate(drawing.levels):
             tiff.write(
-                _tiles(drawing, step),
+                _tiles(drawing, step, shared[level] if share else None),
                 shape=(drawing.height // step, drawing.width // step, 3),
                 dtype=np.uint8,
                 tile=(TILE, TILE),
@@ -148,6 +196,8 @@ def write(path: Path, drawing: Drawing) -> None:
                 resolution=(per_cm / step, per_cm / step),
                 resolutionunit="CENTIMETER",
             )
+    if share:
+        _share(path, shared)
 
 
 def _numbers(text: str, count: int) -> tuple[float, ...]:
@@ -180,6 +230,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--sparse", type=_rectangle, metavar="X,Y,W,H", help="hold only the tiles of this rectangle"
     )
+    parser.add_argument(
+        "--share", action="store_true", help="store equal tiles once: a huge slide in seconds, and small"
+    )
     given = parser.parse_args(arguments)
     drawing = Drawing(
         given.side,
@@ -190,7 +243,7 @@ def main(arguments: list[str]) -> int:
         discs=tuple(given.disc),
         sparse=given.sparse,
     )
-    write(given.path, drawing)
+    write(given.path, drawing, share=given.share)
     print(f"{given.path}: {given.side} x {given.side} px at {given.mpp:g} um/px, {len(given.disc)} disc(s)")
     return 0
 

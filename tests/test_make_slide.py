@@ -91,3 +91,12 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_other_pixels(tmp_path: Pat
 
     assert pixels("3", "a.svs") == pixels("3", "b.svs")
     assert pixels("3", "a.svs") != pixels("4", "c.svs")
+
+
+def test_equal_tiles_may_be_stored_once_and_read_the_same(tmp_path: Path, whole: Path) -> None:
+    shared = drawn(tmp_path / "shared.svs", "--share")
+    assert shared.stat().st_size < 0.9 * whole.stat().st_size
+    with open_slide(whole) as plain, open_slide(shared) as sparing:
+        for step in (1, 4, 16):
+            everything = Box[L0](0, 0, SIDE, SIDE), (SIDE // step, SIDE // step)
+            assert np.array_equal(plain.read(*everything), sparing.read(*everything))

@@ -5,14 +5,18 @@ import pickle
 import shutil
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import numpy.typing as npt
+import openslide
 import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiffslide import TiffSlide
 
 from wsiseg.errors import ResolutionError, SlideError, SlideOpenError, SlideReadError, UsageError
 from wsiseg.geometry import L0, Box, Canvas, Scale
@@ -35,8 +39,6 @@ def picture(height: int, width: int, seed: int = 0) -> Rgb:
 
 class ArrayLevels:
     """A pyramid in memory; breaks as often as it is told to."""
-
-    foreign: tuple[type[Exception], ...] = (OSError,)
 
     def __init__(self, levels: list[Rgb], failures: list[Exception] | None = None) -> None:
         self.levels = levels
@@ -177,6 +179,13 @@ def test_the_level_is_the_coarsest_that_is_fine_enough(step: float, level: int) 
     assert {used for used, _ in source.reads} == {level}
 
 
+def test_a_level_that_is_hardly_too_coarse_still_serves() -> None:
+    """Levels are cut to whole pixels: 2.003 times smaller is meant for 2."""
+    slide, source = slide_of([picture(1900, 2300), picture(948, 1148, 1)])
+    slide.read(Box(0, 0, 1800, 1800), (900, 900))
+    assert {used for used, _ in source.reads} == {1}
+
+
 def test_outside_the_slide_is_white_and_nothing_is_black(shared: Path) -> None:
     slide, _ = slide_of([np.zeros((100, 100, 3), np.uint8)])
     around = slide.read(Box(-50, -50, 200, 200), (200, 200))
@@ -194,8 +203,61 @@ def test_a_dead_handle_is_reopened_once_and_then_the_region_is_named() -> None:
     slide, _ = slide_of(LEVELS, [OSError("hiccup")])
     assert np.array_equal(slide.read(Box(0, 0, 50, 50), (50, 50)), LEVELS[0][:50, :50])
     broken, _ = slide_of(LEVELS, [OSError("torn"), OSError("torn")])
-    with pytest.raises(SlideReadError, match=r"array.tif: the region x=\d+ .* cannot be decoded \(torn\)"):
+    with pytest.raises(
+        SlideReadError, match=r"array.tif: the region x=\d+ .* cannot be decoded \(OSError: torn\)"
+    ):
         broken.read(Box(100, 100, 50, 50), (50, 50))
+
+
+class Handle(ArrayLevels):
+    """Says when a read has begun, goes on when it is told to, and knows whether it is closed."""
+
+    def __init__(self, failures: list[Exception] | None = None) -> None:
+        super().__init__(LEVELS, failures)
+        self.begun, self.go_on, self.closed = Event(), Event(), False
+
+    def read_level(self, level: int, box: tuple[int, int, int, int]) -> Raw:
+        self.begun.set()
+        assert self.go_on.wait(30)
+        assert not self.closed
+        return super().read_level(level, box)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_handle_in_place_of_a_dead_one_is_used_from_then_on_and_the_dead_one_given_back() -> None:
+    dead, fresh = Handle([OSError("torn")] * 9), Handle()
+    dead.go_on.set()
+    fresh.go_on.set()
+    with PyramidSlide(
+        Path("x.tif"), dead, array_info(2300, 1900), reopen=lambda _: fresh, kernel="bilinear"
+    ) as slide:
+        for _ in range(2):
+            assert np.array_equal(slide.read(Box(0, 0, 50, 50), (50, 50)), LEVELS[0][:50, :50])
+        assert len(dead.failures) == 8
+        assert dead.closed
+        assert not fresh.closed
+    assert fresh.closed
+
+
+def test_a_slide_is_not_closed_under_a_thread_that_reads() -> None:
+    """OpenSlide would crash, and a number of a file may by then be another file's."""
+    handle = Handle()
+    slide = PyramidSlide(
+        Path("x.tif"), handle, array_info(2300, 1900), reopen=lambda _: handle, kernel="bilinear"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(slide.read, Box(0, 0, 50, 50), (50, 50))
+        assert handle.begun.wait(30)
+        slide.close()
+        closed_under_it = handle.closed
+        handle.go_on.set()
+        assert np.array_equal(read.result(), LEVELS[0][:50, :50])
+    assert not closed_under_it
+    assert handle.closed
+    with pytest.raises(SlideReadError, match="has been closed"):
+        slide.read(Box(0, 0, 50, 50), (50, 50))
 
 
 def test_an_open_slide_refuses_to_be_pickled() -> None:
@@ -246,9 +308,36 @@ def test_what_openslide_does_not_know_is_read_by_tiffslide_and_said_so(
         assert 60 < slide.read(slide.info.bounds, (64, 64)).mean() < 250
 
 
-def test_bounds_of_a_real_mirax_are_found(shared: Path) -> None:
-    with open_slide(shared / "slides/real/mirax/Mirax2-Fluorescence-2.mrxs") as slide:
-        assert slide.info.bounds == Box(9153, 102664, 10439, 7641)
+def test_bounds_of_a_real_mirax_are_found(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a fluorescence scan and incomplete, so only its reader sees it, with that check taken away."""
+    path = shared / "slides/real/mirax/Mirax2-Fluorescence-2.mrxs"
+    with pytest.raises(SlideOpenError, match="is a fluorescence scan"):
+        OpenSlideLevels(path)
+    monkeypatch.setattr("wsiseg.readers.openslide_reader.check_properties", lambda *_: None)
+    levels = OpenSlideLevels(path)
+    assert levels.facts.bounds == Box(9153, 102664, 10439, 7641)
+    levels.close()
+
+
+@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+def test_a_slides_own_bounds_and_background_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """As MIRAX has both, and Leica SCN bounds; tiffslide tells no background."""
+    path, library = tmp_path / "a.tif", {"openslide": openslide.OpenSlide, "tiffslide": TiffSlide}[reader]
+    rgba = np.dstack([picture(200, 300), np.zeros((200, 300), np.uint8)])
+    tifffile.imwrite(path, rgba, tile=(64, 64), photometric="rgb", extrasamples=["unassalpha"])
+    with library(str(path)) as plain:
+        said = dict(plain.properties) | {"openslide.background-color": "FF8000"}
+    said |= {
+        f"{reader}.bounds-{side}": value
+        for side, value in zip(("x", "y", "width", "height"), ("64", "32", "128", "96"), strict=True)
+    }
+    monkeypatch.setattr(library, "properties", said)
+    with open_slide(path, mpp=0.5, reader=reader) as slide:
+        assert slide.info.bounds == Box(64, 32, 128, 96)
+        through = slide.read(slide.info.bounds, (96, 128))
+    assert (through == ((255, 128, 0) if reader == "openslide" else (255, 255, 255))).all()
 
 
 @pytest.mark.parametrize("cut", [0.1, 0.5, 0.9, 0.95, 0.99, 0.999])
@@ -258,6 +347,16 @@ def test_a_truncated_slide_is_refused_at_every_cut(shared: Path, tmp_path: Path,
     path.write_bytes(content[: int(cut * len(content))])
     with pytest.raises(SlideOpenError, match=r"cut\.svs"):
         open_slide(path)
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.5, 0.999])
+def test_a_flat_tiff_without_its_last_strips_is_refused_when_it_is_opened(tmp_path: Path, cut: float) -> None:
+    """Its directory comes first and is whole; tifffile would read what is missing as black."""
+    path = tmp_path / "flat.tif"
+    tifffile.imwrite(path, picture(300, 200), photometric="rgb", rowsperstrip=16, metadata=None)
+    path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
+    with pytest.raises(SlideOpenError, match=r"flat\.tif is cut short"):
+        open_slide(path, mpp=0.5, reader="tiffslide")
 
 
 def read_all(path: Path) -> None:
@@ -352,8 +451,8 @@ def test_a_tile_the_file_does_not_hold_is_white(tmp_path: Path, reader: str) -> 
 
 
 def test_a_reader_that_is_not_there_is_a_usage_error(shared: Path) -> None:
-    assert set(READERS) == {"openslide", "tiffslide"}
-    with pytest.raises(UsageError, match="choose auto, openslide, tiffslide"):
+    assert list(READERS) == ["openslide", "kfb", "sdpc", "zarr", "tiffslide", "image"]
+    with pytest.raises(UsageError, match="choose auto, openslide, kfb, sdpc, zarr, tiffslide, image"):
         open_slide(shared / CMU, reader="bioformats")
     with pytest.raises(SlideOpenError, match="no format that openslide knows"):
         open_slide(shared / "slides/real/instanseg-HE_example.tif", reader="openslide")
@@ -412,6 +511,12 @@ def test_a_resolution_is_plausible_or_refused_and_an_implausible_one_never_passe
     else:
         assert objective is not None
         assert chosen == (10 / objective, f"objective power {objective:g}")
+
+
+@pytest.mark.parametrize("dpi_tag", [264.58, 352.78, 1000, 2.01, 0.099])
+def test_a_resolution_that_is_a_dpi_tags_is_refused_though_the_objective_is_known(dpi_tag: float) -> None:
+    with pytest.raises(ResolutionError, match="which looks like a dpi tag"):
+        choose_mpp("s.svs", None, (dpi_tag, dpi_tag), metadata_source="meta", objective=20)
 
 
 @pytest.mark.parametrize(("y", "square"), [(0.5, True), (0.509, True), (0.511, False), (0.55, False)])

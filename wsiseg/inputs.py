@@ -11,29 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from wsiseg.errors import UsageError
+from wsiseg.location import Location, Remote, located
+from wsiseg.place import MAP
+from wsiseg.readers.zarr_reader import is_zarr
 
 __all__ = ["SlideInput", "find_slides", "name_outputs", "read_slide_list"]
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = {
-    ".bif", ".czi", ".mrxs", ".ndpi", ".qptiff", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu",
+    ".bif", ".czi", ".kfb", ".mrxs", ".ndpi", ".qptiff", ".scn", ".sdpc", ".svs", ".svslide", ".tif", ".tiff",
+    ".vms", ".vmu",
 }  # fmt: skip
-"""What is taken for a slide in a folder; a file that is named outright is always tried."""
+"""What is taken for a slide in a folder, beside folders called ``.zarr``; what is named outright is tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlideInput:
     """One slide of a batch: its file, the name of its result, and its mpp where somebody said it."""
 
-    path: Path
+    path: Location
     name: str
     mpp: float | None = None
     mpp_source: str = "--slide-mpp"
 
 
 def find_slides(
-    paths: Sequence[Path], *, recursive: bool = False, slide_list: str | None = None
+    paths: Sequence[Location], *, recursive: bool = False, slide_list: str | None = None
 ) -> list[SlideInput]:
     """Every slide that files, folders, patterns and a list name, each once.
 
@@ -42,7 +46,7 @@ def find_slides(
     """
     listed = [] if slide_list is None else read_slide_list(Path(slide_list))
     known = {_place(slide.path) for slide in listed}
-    found: dict[Path, Path] = {}
+    found: dict[Location, Location] = {}
     for path in paths:
         for one in _expanded(path, recursive=recursive):
             if _place(one) not in known:
@@ -59,7 +63,7 @@ def find_slides(
     return slides
 
 
-def name_outputs(paths: Sequence[Path]) -> list[str]:
+def name_outputs(paths: Sequence[Location]) -> list[str]:
     """A result name for every slide: its stem, or its path below the common folder where stems collide.
 
     >>> name_outputs([Path("a/x.svs"), Path("b/x.svs"), Path("b/y.svs")])
@@ -82,7 +86,7 @@ def name_outputs(paths: Sequence[Path]) -> list[str]:
 def read_slide_list(path: Path) -> list[SlideInput]:
     """The slides of a CSV file with the columns ``path`` and, where wanted, ``mpp`` and ``name``.
 
-    Paths count from the folder of the list.
+    Paths count from the folder of the list; URLs are taken as they are.
 
     Raises:
         UsageError: it cannot be read, or a line makes no sense; names the line.
@@ -96,14 +100,19 @@ def read_slide_list(path: Path) -> list[SlideInput]:
     if not rows or "path" not in rows[0]:
         msg = f"{path} lists no slide: its first line must be path,mpp,name (the last two if wanted)"
         raise UsageError(msg)
-    files = [path.parent / (row["path"] or "") for row in rows]
+    files = [_beside(path, row["path"] or "") for row in rows]
     return [
         _listed(row, file, name, f"{path}, line {number}")
         for number, (row, file, name) in enumerate(zip(rows, files, name_outputs(files), strict=True), 2)
     ]
 
 
-def _listed(row: dict[str, str], file: Path, stem: str, where: str) -> SlideInput:
+def _beside(table: Path, said: str) -> Location:
+    where = located(said)
+    return where if isinstance(where, Remote) else table.parent / where
+
+
+def _listed(row: dict[str, str], file: Location, stem: str, where: str) -> SlideInput:
     name, said = (row.get("name") or "").strip() or stem, (row.get("mpp") or "").strip()
     parts = PurePosixPath(name).parts
     if not row["path"] or name.startswith("/") or any(part.startswith(".") for part in parts):
@@ -119,9 +128,11 @@ def _listed(row: dict[str, str], file: Path, stem: str, where: str) -> SlideInpu
     return SlideInput(file, name, mpp, "the slide list")
 
 
-def _expanded(path: Path, *, recursive: bool) -> Iterator[Path]:
+def _expanded(path: Location, *, recursive: bool) -> Iterator[Location]:
     """The slides that one argument means, in the order of their names."""
-    if path.is_dir():
+    if isinstance(path, Remote):
+        yield path
+    elif path.is_dir() and not is_zarr(path):
         inside = sorted(path.rglob("*") if recursive else path.iterdir())
         slides = [one for one in inside if _is_slide(one.relative_to(path), one)]
         if not slides:
@@ -144,9 +155,13 @@ def _expanded(path: Path, *, recursive: bool) -> Iterator[Path]:
 
 def _is_slide(relative: Path, path: Path) -> bool:
     hidden = any(part.startswith(".") for part in relative.parts)
+    if path.is_dir():
+        return not hidden and path.suffix.lower() == ".zarr" and path.name != MAP and is_zarr(path)
     return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-def _place(path: Path) -> Path:
+def _place(path: Location) -> Location:
     """A path without ``..``, links kept: two spellings of one place are one."""
+    if isinstance(path, Remote):
+        return path
     return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib folds .. only together with links

@@ -28,6 +28,7 @@ class SlideInfo:
         vendor: the format's name as its reader spells it (``"aperio"``).
         reader: the library that opened it, with its version (``"openslide 4.0.1"``).
         fingerprint: sha256 (hex) over every byte of the file and its side-car files.
+        colour: what was done to the stored colours, in words; an ICC profile is never applied.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SlideInfo:
     vendor: str
     reader: str
     fingerprint: str
+    colour: str = "as stored"
 
     @property
     def extent(self) -> Box[L0]:

@@ -2,18 +2,20 @@
 
 import hashlib
 import logging
+import re
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tifffile
 
 from wsiseg.errors import SlideOpenError
+from wsiseg.readers.content import TIFF
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["check_file", "fingerprint", "side_cars"]
+__all__ = ["check_extent", "check_file", "fingerprint", "side_cars"]
 
 logging.getLogger("tifffile").propagate = False  # it logs what the slide libraries judge
 
@@ -21,6 +23,10 @@ TILE_PX = 8192 * 8192
 """The largest tile that is taken on: 256 MiB when decoded to RGBA."""
 PAGES = 64
 """So many directories of a TIFF are looked at."""
+EXTENT_PX = 2**38
+"""The largest slide that is taken on, in level-0 pixels: 13 × 13 cm at 0.25 µm."""
+_MIRAX_PART = re.compile(r"^\s*(?:FILE_\d+|INDEXFILE)\s*=\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+_VMS_PART = re.compile(r"^\s*(?:ImageFile|MapFile)\b[^=]*=\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
 def check_file(path: Path) -> None:
@@ -28,7 +34,7 @@ def check_file(path: Path) -> None:
 
     Raises:
         SlideOpenError: absent, a folder, a pipe, empty, unreadable, a git-lfs pointer, a web page, a
-            TIFF of giant tiles.
+            TIFF of giant tiles, or without a file that belongs beside it.
     """
     name = path.name
     if path.is_dir():
@@ -55,21 +61,62 @@ def check_file(path: Path) -> None:
         msg = f"{name} is a web page saved under a slide's name; download the slide again"
     else:
         _check_tiles(path, head)
+        _check_parts(path)
         return
     raise SlideOpenError(msg)
 
 
 def _check_tiles(path: Path, head: bytes) -> None:
     """Refuse a TIFF that declares tiles too large to decode: OpenSlide would abort the process."""
-    if not head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+    if not head.startswith(TIFF):
         return
     try:
         with tifffile.TiffFile(path) as tiff:
-            sizes = [(page.tilewidth, page.tilelength) for page in islice(tiff.pages, PAGES) if page.is_tiled]
+            pages = [page for page in islice(tiff.pages, PAGES) if page.is_tiled]
+            size = tiff.filehandle.size
+            beyond = any(max(page.databytecounts, default=0) > size for page in pages)
+            found = [f"{page.tilewidth} × {page.tilelength}" for page in pages if _tile_px(page) > TILE_PX]
     except Exception:  # noqa: BLE001 - whatever tifffile makes of a broken file, the slide libraries judge it
         return
-    if found := [f"{width} × {height}" for width, height in sizes if width * height > TILE_PX]:
+    if beyond:
+        msg = f"{path.name} is damaged: a piece of it is said to be larger than the whole file; copy it again"
+        raise SlideOpenError(msg)
+    if found:
         msg = f"{path.name} is stored in tiles of {found[0]} pixels, too large to decode; re-save it tiled"
+        raise SlideOpenError(msg)
+
+
+def _tile_px(page: Any) -> int:
+    return int(page.tilewidth) * int(page.tilelength)
+
+
+def _check_parts(path: Path) -> None:
+    """Refuse a slide whose index names files that are not there, or are no files."""
+    kind = path.suffix.lower()
+    if kind == ".mrxs":
+        index, pattern = path.with_suffix("") / "Slidedat.ini", _MIRAX_PART
+    elif kind in {".vms", ".vmu"}:
+        index, pattern = path, _VMS_PART
+    else:
+        return
+    parts = [index]
+    if index.is_file():
+        parts += [index.parent / name for name in pattern.findall(index.read_text("utf-8", errors="replace"))]
+    if lost := [part for part in parts if not part.is_file()]:
+        some = "" if len(lost) == 1 else f" and {len(lost) - 1} others"
+        where = lost[0].relative_to(path.parent)
+        msg = f"{path.name} has lost {where}{some}, which belong beside it: copy the slide with all its files"
+        raise SlideOpenError(msg)
+
+
+def check_extent(name: str, width: int, height: int) -> None:
+    """Refuse what is larger than any slide of glass: its header is damaged.
+
+    Raises:
+        SlideOpenError: more than ``EXTENT_PX`` pixels.
+    """
+    if width * height > EXTENT_PX:
+        msg = f"{name} says that it has {width} × {height} pixels, more than any slide: its header is damaged"
         raise SlideOpenError(msg)
 
 
@@ -77,10 +124,12 @@ def side_cars(path: Path, vendor: str) -> list[Path]:
     """The files beside ``path`` that belong to the same slide, in a fixed order.
 
     MIRAX keeps its pixels in a folder of the same stem, DICOM one slide in a folder, VMS
-    and VMU name their parts in an index.
+    and VMU name their parts in an index. An OME-Zarr is itself a folder.
     """
     found: Iterable[Path]
-    if vendor == "mirax":
+    if path.is_dir():
+        found = path.rglob("*")
+    elif vendor == "mirax":
         found = path.with_suffix("").rglob("*")
     elif vendor == "dicom":
         found = path.parent.glob("*")
@@ -105,9 +154,11 @@ def fingerprint(path: Path, vendor: str) -> str:
     """
     try:
         others = side_cars(path, vendor)
-        if not others:
+        if path.is_dir():
+            named = {file.relative_to(path).as_posix(): file for file in others}
+        elif not others:
             return _sha256(path)
-        if vendor == "dicom":
+        elif vendor == "dicom":
             named = {file.name: file for file in (path, *others)}
         else:
             root = path.with_suffix("") if vendor == "mirax" else path.parent

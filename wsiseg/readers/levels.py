@@ -6,17 +6,33 @@ the same pixels for the same tissue.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from wsiseg.geometry import L0, Box
 
-__all__ = ["Facts", "Level", "Levels", "OpenLevels", "Raw", "flatten", "number"]
+__all__ = [
+    "Facts",
+    "Level",
+    "Levels",
+    "OpenLevels",
+    "Raw",
+    "Reader",
+    "bounds_in",
+    "first_level0",
+    "flatten",
+    "icc_said",
+    "number",
+    "whiten",
+]
+
+Box4 = tuple[int, int, int, int]
+"""``x, y, w, h`` in the pixels of one level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +52,10 @@ class Level:
 class Facts:
     """What the library says of a slide, unjudged.
 
-    ``mpp`` is microns per level-0 pixel along x and y, ``mpp_source`` the name of the
-    property it comes from; None where the file does not say.
+    ``reader`` is the library and its version (``"openslide 4.0.1"``), which becomes part of
+    the job's key. ``mpp`` is microns per level-0 pixel along x and y, ``mpp_source`` the name
+    of the property it comes from; None where the file does not say. ``colour`` tells what
+    was done to the stored colours, and what was not.
     """
 
     reader: str
@@ -47,6 +65,7 @@ class Facts:
     mpp: tuple[float | None, float | None]
     mpp_source: str
     objective: float | None
+    colour: str = "as stored"
 
 
 class Raw(NamedTuple):
@@ -60,17 +79,15 @@ class Raw(NamedTuple):
 class Levels(Protocol):
     """A slide as one library sees it: facts, and reading of one level."""
 
-    foreign: tuple[type[Exception], ...]
-    """What the library raises when it cannot read."""
-
     @property
     def facts(self) -> Facts:
         """What the file says of itself."""
 
-    def read_level(self, level: int, box: tuple[int, int, int, int]) -> Raw:
+    def read_level(self, level: int, box: Box4) -> Raw:
         """The pixels ``x, y, w, h`` of one level, in its own pixels, inside its extent.
 
-        RGB composited over the slide's own background colour, else over white.
+        RGB composited over the slide's own background colour, else over white. Whatever it raises
+        (but want of memory) says that these cannot be decoded.
         """
 
     def close(self) -> None:
@@ -78,15 +95,26 @@ class Levels(Protocol):
 
 
 OpenLevels = Callable[[Path], Levels]
-"""Opens a slide with one library; raises ``SlideOpenError``."""
+"""Opens a slide with one library; whatever it raises says that it cannot."""
+
+
+class Reader(Protocol):
+    """One library, as the registry knows it: a class of ``Levels`` with a static ``knows`` is one."""
+
+    def knows(self, path: Path) -> bool:
+        """Whether a file or folder is of a format that this reader takes on, be it readable or not.
+
+        It is asked of any file at all: it looks at a few bytes or the ending, and does not raise.
+        """
+
+    def __call__(self, path: Path) -> Levels:
+        """Open a slide; ``open_slide`` makes a sentence of what it raises, but for a ``SlideOpenError``."""
 
 
 WHITE = (255, 255, 255)
 
 
-def flatten(
-    rgba_YX4: npt.NDArray[np.uint8], background: tuple[int, int, int] = WHITE
-) -> npt.NDArray[np.uint8]:
+def flatten(rgba_YX4: npt.NDArray[np.uint8], background: tuple[int, ...] = WHITE) -> npt.NDArray[np.uint8]:
     """RGBA (Y, X, 4) composited over a colour: (Y, X, 3).
 
     >>> flatten(np.array([[[0, 0, 0, 0], [9, 8, 7, 255]]], np.uint8)).tolist()
@@ -97,6 +125,42 @@ def flatten(
         return np.ascontiguousarray(rgb)
     weight = alpha.astype(np.uint32)
     return ((rgb * weight + np.array(background, np.uint32) * (255 - weight) + 127) // 255).astype(np.uint8)
+
+
+def whiten(
+    rgb_YX3: npt.NDArray[np.uint8], absent_YX: npt.NDArray[np.bool_], piece: tuple[int, int], box: Box4
+) -> None:
+    """Make white what lies in tiles or chunks (of ``piece`` = (h, w) pixels) that the file does not hold."""
+    x, y, w, h = box
+    rows, columns = np.arange(y, y + h) // piece[0], np.arange(x, x + w) // piece[1]
+    rgb_YX3[absent_YX[np.ix_(rows, columns)]] = WHITE
+
+
+def bounds_in(properties: Mapping[str, Any], library: str) -> Box[L0] | None:
+    """The scanned part of level 0; None where OpenSlide's four properties, or tiffslide's, do not all say.
+
+    >>> bounds_in({f"x.bounds-{side}": "5" for side in ("x", "y", "width", "height")}, "x")
+    Box(x=5, y=5, w=5, h=5)
+    """
+    sides = [properties.get(f"{library}.bounds-{side}") for side in ("x", "y", "width", "height")]
+    return None if None in sides else Box(*(int(str(side)) for side in sides))
+
+
+def first_level0(at: int, downsample: float) -> int:
+    """The first level-0 pixel which a library that rounds down takes for level pixel ``at``.
+
+    >>> first_level0(3, 2.0005)
+    7
+    """
+    found = int(at * downsample)
+    while int(found / downsample) < at:
+        found += 1
+    return found
+
+
+def icc_said(size: int) -> str:
+    """What is said of an embedded colour profile of so many bytes."""
+    return f"as stored; the ICC profile in the file ({size} bytes) is not applied" if size else "as stored"
 
 
 def number(text: object) -> float | None:

@@ -1,46 +1,61 @@
-"""Slides through OpenSlide: SVS, NDPI, VMS, MRXS, SCN, BIF, Philips, DICOM, tiled TIFF."""
+"""Slides through OpenSlide: SVS, NDPI, VMS, MRXS, SCN, BIF, Philips, CZI, DICOM, tiled TIFF.
 
+Where the tiles are plain JPEG they are decoded past OpenSlide, see ``tile_index``; the reader's name says so.
+"""
+
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openslide
 
-from wsiseg.errors import SlideOpenError
-from wsiseg.geometry import L0, Box
-from wsiseg.readers.levels import Facts, Level, Raw, flatten, number
+from wsiseg.readers.content import check_properties, check_tiff
+from wsiseg.readers.levels import Facts, Level, Raw, bounds_in, flatten, icc_said, number
+from wsiseg.readers.tile_index import TileIndex, trusted_index
 
-__all__ = ["OpenSlideLevels", "knows"]
+__all__ = ["OpenSlideLevels"]
 
 CACHE_BYTES = 64 << 20
 """Decoded tiles kept by a handle: neighbouring reads share tiles."""
 
 
-def knows(path: Path) -> bool:
-    """Whether OpenSlide knows the format of a file, be it readable or not."""
-    try:
-        return openslide.OpenSlide.detect_format(str(path)) is not None
-    except openslide.OpenSlideError:
-        return True
-
-
 class OpenSlideLevels:
     """A slide as OpenSlide sees it."""
 
-    foreign: tuple[type[Exception], ...] = (openslide.OpenSlideError, OSError)
+    @staticmethod
+    def knows(path: Path) -> bool:
+        """Whether OpenSlide knows the format of a file, be it readable or not."""
+        return path.is_file() and openslide.OpenSlide.detect_format(str(path)) is not None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, past: bool = True) -> None:
+        """Open a slide; without ``past`` OpenSlide itself decodes every tile."""
+        self._tiles: TileIndex | None = None
+        self._slide = openslide.OpenSlide(str(path))
         try:
-            self._slide = openslide.OpenSlide(str(path))
-        except (openslide.OpenSlideError, OSError) as error:
-            msg = f"{path.name} is damaged or incomplete: openslide says {str(error)!r}; copy it again"
-            raise SlideOpenError(msg) from error
-        self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
-        self._downsamples: tuple[float, ...] = self._slide.level_downsamples
-        properties: dict[str, str] = dict(self._slide.properties)
-        colour = properties.get("openslide.background-color", "FFFFFF")
-        self._background = (int(colour[:2], 16), int(colour[2:4], 16), int(colour[4:6], 16))
-        self._facts = _facts(self._slide, properties)
+            properties: dict[str, str] = dict(self._slide.properties)
+            check_properties(path.name, properties)
+            check_tiff(path, series=properties.get("openslide.vendor") == "generic-tiff")
+            self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+            self._downsamples: tuple[float, ...] = self._slide.level_downsamples
+            self._background = tuple(bytes.fromhex(properties.get("openslide.background-color", "FFFFFF")))
+            self._facts = _facts(self._slide, properties)
+            if past:
+                self._go_past(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _go_past(self, path: Path) -> None:
+        """Let tiles be decoded past OpenSlide where that gives its pixels."""
+        facts = self._facts
+        alone = partial(OpenSlideLevels, past=False)
+        self._tiles = trusted_index(path, facts.vendor, facts.levels, alone)
+        if self._tiles is not None:
+            self._slide.set_cache(openslide.OpenSlideCache(0))
+            exact = tuple(replace(level, whole=True) for level in facts.levels)
+            self._facts = replace(facts, reader=f"{facts.reader}+{self._tiles.version}", levels=exact)
 
     @property
     def facts(self) -> Facts:
@@ -53,6 +68,8 @@ class OpenSlideLevels:
         That place is whole, so with a fractional downsample the read begins up to half a
         level-0 pixel beside the one asked for, and the difference is returned.
         """
+        if self._tiles is not None:
+            return Raw(self._tiles.read(level, box))
         x, y, w, h = box
         downsample = self._downsamples[level]
         at_x, at_y = round(x * downsample), round(y * downsample)
@@ -61,6 +78,8 @@ class OpenSlideLevels:
 
     def close(self) -> None:
         """Give the file back."""
+        if self._tiles is not None:
+            self._tiles.close()
         self._slide.close()
 
 
@@ -70,16 +89,13 @@ def _facts(slide: Any, properties: dict[str, str]) -> Facts:
         Level(w, h, whole=downsample.is_integer())
         for (w, h), downsample in zip(slide.level_dimensions, slide.level_downsamples, strict=True)
     )
-    sides = [properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
-    bounds: Box[L0] | None = None
-    if None not in sides:
-        bounds = Box(*(int(str(side)) for side in sides))
     return Facts(
         reader=version,
         vendor=properties.get("openslide.vendor", "unknown"),
         levels=levels,
-        bounds=bounds,
+        bounds=bounds_in(properties, "openslide"),
         mpp=(number(properties.get("openslide.mpp-x")), number(properties.get("openslide.mpp-y"))),
         mpp_source="openslide.mpp-x",
         objective=number(properties.get("openslide.objective-power")),
+        colour=icc_said(int(properties.get("openslide.icc-size", 0))),
     )

@@ -10,7 +10,9 @@ equal numbers.
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -18,13 +20,13 @@ from typing import NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.errors import SlideOpenError, SlideReadError
+from wsiseg.errors import PlanError, SlideOpenError, SlideReadError, WsisegError
 from wsiseg.geometry import L0, Box
 from wsiseg.readers.levels import Level, Levels, OpenLevels, Raw
 from wsiseg.resample import SUPPORT, Kernel, resize
 from wsiseg.slide import SlideInfo
 
-__all__ = ["LATTICE", "PyramidSlide", "downsamples"]
+__all__ = ["LATTICE", "PyramidSlide", "damaged", "downsamples"]
 
 LATTICE = 128
 """Output pixels: boxes on multiples of it get the same bits where they overlap."""
@@ -32,6 +34,10 @@ CELL_EXACT = 1024
 """Output pixels read at once where any cutting gives the same bits: a bound on memory."""
 SOURCE_PX = 2048
 """Level pixels read at once, along one axis: a bound on memory when shrinking much."""
+PROBE_PX = 64
+"""Level pixels read at a place where a slide is tried, along each axis."""
+CAUSE_LENGTH = 300
+"""Characters of a library's own words that are passed on."""
 TOLERANCE = 1.01
 """A level this much coarser than asked for still serves."""
 
@@ -75,6 +81,8 @@ class PyramidSlide:
         self._sizes = levels.facts.levels
         self._downsamples = downsamples(self._sizes)
         self._lock = threading.Lock()
+        self._users: Counter[Levels] = Counter()
+        self._closed = False
 
     @property
     def info(self) -> SlideInfo:
@@ -89,6 +97,7 @@ class PyramidSlide:
 
         Raises:
             SlideReadError: a part of the box cannot be decoded; names slide and region.
+            SlideOpenError: so it is, and the file cannot be opened again either.
         """
         height, width = size
         out_YX3 = np.full((height, width, 3), 255, np.uint8)
@@ -104,9 +113,28 @@ class PyramidSlide:
             self._fill(cell, level, (left, top, right, bottom))
         return out_YX3
 
+    def probe(self, *, sparing: bool = False) -> None:
+        """Read the first corner, the middle and the last corner of every level.
+
+        Raises:
+            SlideReadError: one of them (``sparing``: all of them) cannot be decoded.
+        """
+        failed: list[SlideReadError] = []
+        places = [place for number, size in enumerate(self._sizes) for place in _places(number, size)]
+        for level, box in places:
+            try:
+                self._read_level(level, box)
+            except SlideReadError as error:
+                failed.append(error)
+                if not sparing or len(failed) == len(places):
+                    raise
+
     def close(self) -> None:
-        """Give the file back; the slide cannot be read any more."""
-        self._levels.close()
+        """Give the file back, once no thread reads; the slide cannot be read any more."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._give_back(self._levels)
 
     def __enter__(self) -> Self:
         return self
@@ -157,26 +185,60 @@ class PyramidSlide:
         cell_YX3[:] = resize(source_YX3, (height, width), kernel=self._kernel, box=part)
 
     def _read_level(self, level: int, box: tuple[int, int, int, int]) -> Raw:
-        """Read once, and once more with a fresh handle: after one error OpenSlide's is dead."""
-        levels = self._levels
+        """Read once, and once more with a fresh handle: after one error OpenSlide's is dead.
+
+        Whatever a library raises says that it cannot decode; only want of memory does not.
+        """
         try:
-            return levels.read_level(level, box)
-        except levels.foreign:
-            fresh = self._fresh(levels, level, box)
-        try:
-            return fresh.read_level(level, box)
-        except fresh.foreign as error:
+            with self._in_use() as levels:
+                try:
+                    return levels.read_level(level, box)
+                except MemoryError:
+                    raise
+                except Exception:  # noqa: BLE001 - told of if it comes again
+                    self._reopen_after(levels, level, box)
+            with self._in_use() as levels:
+                return levels.read_level(level, box)
+        except MemoryError as error:
+            msg = f"memory ran short while {self._info.name} was read ({error}); --block 1 or fewer --threads"
+            raise PlanError(msg) from error
+        except WsisegError:
+            raise
+        except Exception as error:
             raise SlideReadError(self._undecodable(level, box, error)) from error
 
-    def _fresh(self, dead: Levels, level: int, box: tuple[int, int, int, int]) -> Levels:
-        """Another handle in place of a dead one, unless another thread has put it there."""
+    @contextmanager
+    def _in_use(self) -> Iterator[Levels]:
+        """The handle of the moment; it is not closed under a thread that reads, for OpenSlide would crash."""
         with self._lock:
-            if self._levels is dead:
+            if self._closed:
+                msg = f"{self._info.name} has been closed and cannot be read"
+                raise SlideReadError(msg)
+            levels = self._levels
+            self._users[levels] += 1
+        try:
+            yield levels
+        finally:
+            with self._lock:
+                self._users[levels] -= 1
+                self._give_back(levels)
+
+    def _give_back(self, levels: Levels) -> None:
+        """Close a handle that no thread reads and none will."""
+        if not self._users[levels]:
+            del self._users[levels]
+            if self._closed or levels is not self._levels:
+                levels.close()
+
+    def _reopen_after(self, dead: Levels, level: int, box: tuple[int, int, int, int]) -> None:
+        """Put another handle in place of a dead one, unless another thread has done so."""
+        with self._lock:
+            if self._levels is dead and not self._closed:
                 try:
                     self._levels = self._reopen(self._path)
                 except SlideOpenError as error:
-                    raise SlideReadError(self._undecodable(level, box, error)) from error
-            return self._levels
+                    msg = f"{self._undecodable(level, box, error)}; and it cannot be opened any more"
+                    raise SlideOpenError(msg) from error
 
     def _undecodable(self, level: int, box: tuple[int, int, int, int], error: Exception) -> str:
         x_step, y_step = self._downsamples[level]
@@ -185,8 +247,32 @@ class PyramidSlide:
         )
         return (
             f"{self._info.name}: the region x={x} y={y} w={w} h={h} (level-0 pixels, level {level}) "
-            f"cannot be decoded ({error}); the file is damaged or incomplete: copy or scan it again"
+            f"cannot be decoded ({_cause(error)}); the file is damaged or incomplete: copy or scan it again"
         )
+
+
+def damaged(name: str, error: Exception) -> str:
+    """The sentence for a slide that a library opens and then fails at, or whose facts make no sense."""
+    return f"{name} is damaged, or of a kind that is not read here ({_cause(error)}); copy it again"
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, on one line; the kind of the error where it says nothing.
+
+    >>> _cause(ZeroDivisionError("division by zero")), _cause(IndexError())
+    ('ZeroDivisionError: division by zero', 'IndexError')
+    """
+    said = " ".join(str(error).split())[:CAUSE_LENGTH]
+    kind = type(error).__name__
+    return (said if kind in {"OpenSlideError", "SlideOpenError"} else f"{kind}: {said}") if said else kind
+
+
+def _places(level: int, size: Level) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    """Yield the places of a level at which it is tried."""
+    w, h = min(PROBE_PX, size.width), min(PROBE_PX, size.height)
+    right, bottom = size.width - w, size.height - h
+    for x, y in dict.fromkeys([(0, 0), (right // 2, bottom // 2), (right, bottom)]):
+        yield level, (x, y, w, h)
 
 
 def _cells(size: tuple[int, int], side: int) -> Iterator[tuple[slice, slice]]:

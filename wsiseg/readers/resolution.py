@@ -4,16 +4,29 @@ An explicit value comes first, then the file's own, then the objective's power. 
 that is given but implausible is refused: it is never passed over in silence for the next.
 """
 
+import re
 from typing import NamedTuple
 
 from wsiseg.errors import ResolutionError
 
-__all__ = ["Mpp", "choose_mpp"]
+__all__ = ["UM", "Mpp", "choose_mpp", "ome_mpp"]
 
 LEAST, MOST = 0.1, 2.0
 """Plausible microns per level-0 pixel: 100x oil to a 5x overview."""
 SQUARE = 0.02
 """How far mpp along x and y may differ, of their mean."""
+UM = {
+    "angstrom": 1e-4,
+    "nanometer": 1e-3,
+    "micrometer": 1.0,
+    "millimeter": 1e3,
+    "centimeter": 1e4,
+    "meter": 1e6,
+    "inch": 25_400.0,
+}
+"""Micrometres per unit of length, by the names that NGFF takes from UDUNITS-2."""
+OME_UM = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+"""The same by the signs of OME-XML, the micro sign and the Greek letter alike."""
 USUAL = "(0.25 is usual at 40x, 0.5 at 20x)"
 
 
@@ -84,3 +97,22 @@ def _square(name: str, x: float, y: float) -> float:
         )
         raise ResolutionError(msg)
     return mean
+
+
+def ome_mpp(xml: str) -> tuple[float | None, float | None]:
+    """Microns per pixel along x and y of the first image of an OME-XML (2016-06, ``Pixels``).
+
+    >>> ome_mpp('<OME><Image><Pixels PhysicalSizeX="250" PhysicalSizeXUnit="nm"></Pixels></Image></OME>')
+    (0.25, None)
+    """
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
+    said = dict(re.findall(r'(\w+)="([^"]*)"', pixels.group())) if pixels else {}
+
+    def along(axis: str) -> float | None:
+        um = OME_UM.get(said.get(f"PhysicalSize{axis}Unit", "µm"))
+        try:
+            return None if um is None else float(said[f"PhysicalSize{axis}"]) * um
+        except (KeyError, ValueError):
+            return None
+
+    return along("X"), along("Y")
