@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -5,12 +6,22 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from wsiseg.geometry import L0, Box, Scale
 from wsiseg.readers import open_slide
+from wsiseg.slide import SlideInfo
 from wsiseg.testing import ArraySlide, array_info
-from wsiseg.tissue import TissueMask, find_slide_tissue, find_tissue, has_overview, overview
+from wsiseg.tissue import (
+    MOST_PX,
+    TissueMask,
+    find_slide_tissue,
+    find_tissue,
+    has_overview,
+    mask_factor,
+    overview,
+)
 
 GLASS, PINK, INK = (243, 241, 244), (222, 160, 196), (20, 20, 24)
 MPP = 8.0
@@ -63,6 +74,125 @@ def test_a_black_border_may_be_tinted_and_white_fill_may_lie_beside_tinted_glass
     assert found[HERE].all()
     assert not found[:16].any()
     assert not found[30:, 205:].any()
+
+
+@pytest.mark.parametrize("strip_px", [1, 240 * 3, 240 * 70])
+def test_working_in_strips_moves_no_pixel(monkeypatch: pytest.MonkeyPatch, strip_px: int) -> None:
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(0, 256, (26, 35, 3)).astype(np.uint8)
+    patchy = coarse.repeat(8, 0).repeat(8, 1)[:200, :240]
+    pale = (patchy // 32 + rng.integers(232, 236, patchy.shape)).astype(np.uint8)
+    grey = np.repeat(patchy[..., :1], 3, axis=2)
+    thumbs = patchy, pale, grey, slide((PINK, HERE), (INK, np.s_[:20, :]))
+    whole = [find_tissue(thumb, MPP) for thumb in thumbs]
+    assert any(0 < mask_YX.mean() < 1 for mask_YX in whole)
+    monkeypatch.setattr("wsiseg.colours.STRIP_PX", strip_px)
+    for before_YX, thumb in zip(whole, thumbs, strict=True):
+        assert np.array_equal(before_YX, find_tissue(thumb, MPP))
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0.1, 1))
+def test_the_thumbnail_of_any_slide_is_bounded_and_a_whole_glass_slide_is_seen_at_8_um(
+    width: int, height: int, mpp: float
+) -> None:
+    def looked_at(info: SlideInfo) -> float:
+        return info.bounds.area / mask_factor(info) ** 2
+
+    assert looked_at(array_info(width, height, mpp=mpp)) <= MOST_PX
+    glass = array_info(round(75_000 / mpp), round(25_000 / mpp), mpp=mpp)
+    assert mask_factor(glass) == round(8 / mpp)
+
+
+def lit(thumb_YX3: npt.NDArray[np.uint8], *, loss: float, quality: int) -> npt.NDArray[np.uint8]:
+    """A picture under a lamp that loses light towards the corners, compressed as JPEG."""
+    height, width, _ = thumb_YX3.shape
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    dimmed = thumb_YX3 * (1 - loss * np.hypot(x, y) / np.sqrt(2))[..., None]
+    packed = io.BytesIO()
+    Image.fromarray(dimmed.astype(np.uint8)).save(packed, "JPEG", quality=quality)
+    return np.asarray(Image.open(packed))
+
+
+STAINS = {
+    "dark": (60, 45, 65), "pale": (235, 228, 238), "eosin": (219, 159, 195), "haematoxylin": (109, 72, 146),
+    "blood": (214, 140, 151), "muscle": (194, 108, 146), "nuclei": (92, 72, 134), "mucus": (204, 205, 227),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("light", [(0.0, 95), (0.1, 90)], ids=str)
+@pytest.mark.parametrize("stain", STAINS)
+def test_pale_and_near_black_tissue_is_found_under_any_lamp(stain: str, light: tuple[float, int]) -> None:
+    loss, quality = light
+    found = find_tissue(lit(slide((STAINS[stain], HERE)), loss=loss, quality=quality), MPP)
+    assert found[HERE].mean() > 0.99
+    assert found[:40].mean() < 0.01
+
+
+@pytest.mark.parametrize("stain", STAINS)
+def test_a_slide_of_nothing_but_tissue_is_all_tissue(stain: str) -> None:
+    assert find_tissue(slide((STAINS[stain], np.s_[:, :])), MPP).all()
+
+
+@pytest.mark.parametrize("glass", [GLASS, (255, 255, 255), (228, 226, 230), (240, 236, 228), (230, 225, 231)])
+def test_bare_glass_is_no_tissue_under_any_lamp(glass: tuple[int, int, int]) -> None:
+    assert find_tissue(lit(slide(glass=glass), loss=0.15, quality=90), MPP).mean() < 0.001
+
+
+PENS = {
+    "black": (25, 25, 28), "blue": (30, 60, 170), "light blue": (90, 130, 220), "pure blue": (0, 0, 200),
+    "green": (20, 120, 60), "light green": (120, 200, 130), "teal": (0, 120, 120), "red": (200, 30, 40),
+}  # fmt: skip
+
+
+def stroke(
+    thumb_YX3: npt.NDArray[np.uint8], pen: tuple[int, int, int], width: int, *, covers: bool
+) -> npt.NDArray[np.uint8]:
+    """A picture with a stroke from corner to corner, that covers what is below or colours it."""
+    line = Image.new("L", (240, 200))
+    ImageDraw.Draw(line).line((5, 5, 235, 195), 1, width)
+    inked = pen if covers else thumb_YX3 * (np.array(pen) / 255)
+    return np.where(np.asarray(line)[..., None] > 0, inked, thumb_YX3).astype(np.uint8)
+
+
+@pytest.mark.parametrize("covers", [True, False])
+@pytest.mark.parametrize("width", [20, 60])
+@pytest.mark.parametrize("pen", PENS)
+def test_ink_is_no_tissue_and_loses_none(pen: str, width: int, *, covers: bool) -> None:
+    on_glass = stroke(slide(), PENS[pen], width, covers=covers)
+    assert find_tissue(lit(on_glass, loss=0, quality=90), MPP).mean() < 0.001
+    on_tissue = stroke(slide((PINK, HERE)), PENS[pen], width, covers=covers)
+    assert find_tissue(lit(on_tissue, loss=0, quality=90), MPP)[HERE].mean() > 0.99
+
+
+def test_ink_painted_on_a_specimens_margin_belongs_to_it() -> None:
+    found = find_tissue(slide((PINK, HERE), ((20, 120, 60), np.s_[60:140, 160:164])), MPP)
+    assert found[60:140, 80:164].all()
+
+
+def test_the_edge_of_a_coverslip_is_no_tissue_unless_tissue_touches_it() -> None:
+    edge = ((150, 150, 153), np.s_[30:34, :])
+    assert not find_tissue(slide(edge), MPP).any()
+    assert not find_tissue(slide(edge, (PINK, HERE)), MPP)[:50].any()
+    assert find_tissue(slide(edge, (PINK, np.s_[34:140, 80:160])), MPP)[30:140, 80:160].all()
+
+
+def test_a_missing_tile_is_no_tissue() -> None:
+    found = find_tissue(slide(((0, 0, 0), np.s_[0:50, 180:240]), ((0, 0, 0), np.s_[150:180, 20:50])), MPP)
+    assert not found.any()
+
+
+def test_fat_is_tissue_though_most_of_it_is_as_bright_as_glass() -> None:
+    cells = [((230, 205, 220), np.s_[60:140, x : x + 1]) for x in range(80, 161, 10)]
+    cells += [((230, 205, 220), np.s_[y : y + 1, 80:160]) for y in range(60, 141, 10)]
+    assert find_tissue(slide(*cells), MPP)[HERE].all()
+
+
+def test_in_a_grey_slide_what_is_dark_is_tissue() -> None:
+    grey_YX3 = slide((PINK, HERE)).mean(axis=2, keepdims=True).astype(np.uint8).repeat(3, axis=2)
+    grey_YX3[HERE] = grey_YX3[HERE] // 2
+    found = find_tissue(grey_YX3, MPP)
+    assert found[61:139, 81:159].all()
+    assert not found[:50].any()
 
 
 def test_dust_goes_and_small_lumina_are_filled() -> None:

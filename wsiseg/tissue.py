@@ -1,22 +1,37 @@
 """Where a slide holds tissue, found on a thumbnail of about 8 µm per pixel.
 
 Losing tissue costs a diagnosis, reading glass in vain costs only time, so every bound here
-leans towards tissue. Nothing is relative to the slide's own contrast (as Otsu's threshold
-is), for a slide may be all glass or all tissue: stained tissue is what has colour, or is
-clearly darker than glass; glass is bright and grey; black is a border.
+leans towards tissue. What ``wsiseg.colours`` calls stained is tissue. Ink, grey and black are
+doubtful: they are no tissue where they lie on glass, and count as tissue where they may hide
+some. Decision 0006 has the reasons and the figures.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.colours import Kind, find_glass, is_grey_scale, kinds, strips
 from wsiseg.geometry import L0, Box, Canvas, Scale
 from wsiseg.slide import Slide, SlideInfo
 
-__all__ = ["MASK_MPP", "TissueMask", "find_slide_tissue", "find_tissue", "has_overview", "overview"]
+__all__ = [
+    "MASK_MPP",
+    "METHOD",
+    "TissueMask",
+    "find_slide_tissue",
+    "find_tissue",
+    "has_overview",
+    "mask_factor",
+    "overview",
+]
 
+METHOD = "auto, method 2"
+"""Changes whenever another mask would be found, so that no half-done map is continued with it."""
 MASK_MPP = 8.0
 """Microns per mask pixel aimed at; the true value is a whole number of level-0 pixels."""
 REACH_UM = 100.0
@@ -27,16 +42,20 @@ HOLE_UM2 = 250_000.0
 """Smaller holes (500 × 500 µm: lumina, fat, folds) count as tissue."""
 OVERVIEW_DOWNSAMPLE = 4.0
 
-GLASS_LEAST, GLASS_CHROMA = 195, 12
-"""What may be taken for glass: every channel at least this bright, and no more colour than this."""
-FILL = 254
-"""Channels this bright are fill, where nothing was scanned."""
-USUAL_GLASS = (240.0, 240.0, 240.0)
-"""Glass, where the picture shows none."""
-COLOURED, DARK = 10.0, 45.0
-"""Grey levels: more colour than this, or this much darker than glass, is tissue."""
-BLACK, BLACK_CHROMA = 70.0, 30.0
-"""No brighter and no more coloured than this is a border or a hole in the scan."""
+FAINT_UM2 = 10_000.0
+"""Smaller islands (100 × 100 µm) of nothing but the faintest stain are noise."""
+GAP_UM = 40.0
+"""Narrower gaps (the cells of fat, cracks) count as tissue."""
+STROKE_UM = 72.0
+"""A pen's stroke is nowhere narrower; ink painted on a specimen's margin is, and belongs to the tissue."""
+INK_REACH_UM = 1000.0
+"""Ink or grey that touches tissue may hide as much of it: half the width of the broadest pen."""
+BLACK_REACH_UM = 750.0
+"""Black shows nothing of what it hides: it counts where tissue lies on both sides, so near."""
+INK_RIM_UM, BLACK_RIM_UM = 40.0, 16.0
+"""The rim of a stroke, where its colour runs out, is as doubtful as the stroke."""
+MOST_PX = 2**25
+"""A larger thumbnail is made coarser instead; at 8 µm a whole glass slide has 29 million pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +80,29 @@ class TissueMask:
         inside = near & extent
         return bool(box and inside and self.mask_YX[inside.within(extent)].any())
 
+    def without(self, boxes: Iterable[Box[L0]]) -> "TissueMask":
+        """The mask without the tissue in some level-0 boxes, whose pixels are taken by their centres."""
+        left_YX, factor = self.mask_YX.copy(), self.scale.factor
+        for box in boxes:
+            left, right = (round((x - self.scale.x) / factor) for x in (box.x, box.right))
+            top, bottom = (round((y - self.scale.y) / factor) for y in (box.y, box.bottom))
+            left_YX[max(0, top) : bottom, max(0, left) : right] = False
+        return replace(self, mask_YX=left_YX)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as bits."""
+        return _unpacked, (np.packbits(self.mask_YX), self.mask_YX.shape, self.scale, self.mpp)
+
     @property
     def area_mm2(self) -> float:
         """The area of the tissue, holes up to 0.25 mm² included."""
         return int(self.mask_YX.sum()) * self.mpp**2 / 1e6
+
+
+def _unpacked(bits: npt.NDArray[np.uint8], shape: tuple[int, int], scale: Scale, mpp: float) -> TissueMask:
+    """Undo ``TissueMask.__reduce__``."""
+    mask_YX = np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(np.bool_)
+    return TissueMask(mask_YX, scale, mpp)
 
 
 def has_overview(info: SlideInfo) -> bool:
@@ -79,6 +117,11 @@ def overview(slide: Slide, max_px: int) -> npt.NDArray[np.uint8]:
     return slide.read(bounds, (max(1, round(bounds.h / shrink)), max(1, round(bounds.w / shrink))))
 
 
+def mask_factor(info: SlideInfo) -> int:
+    """Level-0 pixels along a mask pixel's side: near ``MASK_MPP``, and at most ``MOST_PX`` pixels in all."""
+    return max(1, round(MASK_MPP / info.mpp), math.ceil(math.sqrt(info.bounds.area / MOST_PX)))
+
+
 def find_slide_tissue(slide: Slide) -> TissueMask:
     """The tissue inside a slide's bounds.
 
@@ -86,7 +129,7 @@ def find_slide_tissue(slide: Slide) -> TissueMask:
         SlideReadError: the thumbnail cannot be decoded.
     """
     info = slide.info
-    factor = max(1, round(MASK_MPP / info.mpp))
+    factor = mask_factor(info)
     height, width = -(-info.bounds.h // factor), -(-info.bounds.w // factor)
     box: Box[L0] = Box(info.bounds.x, info.bounds.y, width * factor, height * factor)
     mpp = factor * info.mpp
@@ -103,32 +146,53 @@ def find_tissue(thumb_YX3: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.
     >>> bool(tissue_YX[10:20, 10:20].all()), bool(tissue_YX[:8].any())
     (True, False)
     """
-    glass = _glass(thumb_YX3)
-    balanced_YX3 = ndimage.uniform_filter(thumb_YX3.astype(np.float32), (3, 3, 1)) * (255 / glass)
-    balanced_YX3 = balanced_YX3.clip(max=255)  # fill is whiter than glass
-    least_YX, most_YX = balanced_YX3.min(axis=2), balanced_YX3.max(axis=2)
-    coloured_YX = most_YX - least_YX > COLOURED
-    dark_YX = balanced_YX3.mean(axis=2) < 255 - DARK
-    black_YX = (thumb_YX3.max(axis=2) <= BLACK) & (np.ptp(thumb_YX3, axis=2) <= BLACK_CHROMA)
-    fringe_YX = ndimage.binary_dilation(black_YX, iterations=2)
-    tissue_YX = (coloured_YX & ~black_YX) | (dark_YX & ~fringe_YX)
-    tissue_YX = _without_small(tissue_YX, SPECK_UM2 / mpp**2)
+    kind_YX = kinds(thumb_YX3, find_glass(thumb_YX3))
+    if is_grey_scale(thumb_YX3):
+        kind_YX[kind_YX == Kind.GREY] = Kind.TISSUE
+    stroke_YX = ndimage.minimum_filter(kind_YX == Kind.INK, math.ceil(STROKE_UM / mpp))
+    ink_YX = _with(stroke_YX, kind_YX >= Kind.INK)
+    black_YX = kind_YX == Kind.BLACK
+    rim_YX = _grown(ink_YX, INK_RIM_UM / mpp) | _grown(black_YX, BLACK_RIM_UM / mpp)
+    stained_YX = (kind_YX >= Kind.FAINT) & ~rim_YX
+    seed_YX = _without_small(stained_YX & (kind_YX != Kind.FAINT), SPECK_UM2 / mpp**2)
+    certain_YX = _with(seed_YX, stained_YX)
+    pale_YX = _without_small(stained_YX, FAINT_UM2 / mpp**2) & ~certain_YX
+    certain_YX |= pale_YX | ((kind_YX == Kind.TRACE) & _grown(pale_YX, 1))
+    doubtful_YX = (kind_YX >= Kind.GREY) & (rim_YX | (kind_YX == Kind.GREY)) & ~black_YX
+    hidden_YX = _with(certain_YX, certain_YX | doubtful_YX) & _grown(certain_YX, INK_REACH_UM / mpp)
+    tissue_YX = certain_YX | hidden_YX
+    tissue_YX |= black_YX & _closed(tissue_YX, BLACK_REACH_UM / mpp)
+    tissue_YX = _closed(tissue_YX, GAP_UM / mpp)
     return _filled(tissue_YX, HOLE_UM2 / mpp**2)
 
 
-def _glass(thumb_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """The colour of the glass (3,): the commonest bright grey, pure white fill aside."""
-    pixels_N3 = thumb_YX3.reshape(-1, 3)
-    least_N, most_N = pixels_N3.min(axis=1), pixels_N3.max(axis=1)
-    bright_N = (least_N >= GLASS_LEAST) & (most_N - least_N <= GLASS_CHROMA) & (least_N < FILL)
-    found_N3 = pixels_N3[bright_N]
-    if not len(found_N3):
-        return np.array(USUAL_GLASS, np.float32)
-    level_N = found_N3.sum(axis=1, dtype=np.int32) // 3
-    mode = np.bincount(level_N).argmax()
-    near_N3 = found_N3[np.abs(level_N - mode) <= 3]  # noqa: PLR2004 - noise
-    glass: npt.NDArray[np.float32] = np.median(near_N3, axis=0).astype(np.float32)
-    return glass
+def _grown(mask_YX: npt.NDArray[np.bool_], reach_px: float) -> npt.NDArray[np.bool_]:
+    """The mask and all that is so near to it, along rows and columns."""
+    side = 2 * math.ceil(reach_px) + 1
+    grown_YX: npt.NDArray[np.bool_] = ndimage.maximum_filter(mask_YX, side, mode="nearest")
+    return grown_YX
+
+
+def _closed(mask_YX: npt.NDArray[np.bool_], reach_px: float) -> npt.NDArray[np.bool_]:
+    """The mask and all that has it so near on both sides, along its row or its column."""
+    reach = math.ceil(reach_px)
+    closed_YX = mask_YX.copy()
+    for axis in (0, 1):
+        before_YX, after_YX = (
+            ndimage.maximum_filter1d(mask_YX, 2 * reach + 1, axis, mode="constant", cval=False, origin=side)
+            for side in (reach, -reach)
+        )
+        closed_YX |= before_YX & after_YX
+    return closed_YX
+
+
+def _with(seed_YX: npt.NDArray[np.bool_], mask_YX: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Those islands of a mask, joined over corners, that hold some of the seed."""
+    labels_YX, count = ndimage.label(mask_YX, np.ones((3, 3)))
+    keep_N = np.zeros(count + 1, np.bool_)
+    for rows in strips(mask_YX):
+        keep_N[labels_YX[rows][seed_YX[rows]]] = True
+    return _kept(labels_YX, keep_N)
 
 
 def _filled(mask_YX: npt.NDArray[np.bool_], most_px: float) -> npt.NDArray[np.bool_]:
@@ -142,8 +206,17 @@ def _filled(mask_YX: npt.NDArray[np.bool_], most_px: float) -> npt.NDArray[np.bo
 
 def _without_small(mask_YX: npt.NDArray[np.bool_], least_px: float) -> npt.NDArray[np.bool_]:
     """The mask without islands of fewer pixels, joined over corners."""
-    labels_YX, _ = ndimage.label(mask_YX, np.ones((3, 3)))
-    keep_N = np.bincount(labels_YX.ravel()) >= least_px
+    labels_YX, count = ndimage.label(mask_YX, np.ones((3, 3)))
+    size_N = np.zeros(count + 1, np.int64)
+    for rows in strips(mask_YX):
+        size_N += np.bincount(labels_YX[rows].ravel(), minlength=count + 1)
+    return _kept(labels_YX, size_N >= least_px)
+
+
+def _kept(labels_YX: npt.NDArray[Any], keep_N: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Where the label is one to keep; 0 never is."""
     keep_N[0] = False
-    kept_YX: npt.NDArray[np.bool_] = keep_N[labels_YX]
+    kept_YX = np.empty(labels_YX.shape, np.bool_)
+    for rows in strips(labels_YX):
+        kept_YX[rows] = keep_N[labels_YX[rows]]
     return kept_YX
