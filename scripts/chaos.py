@@ -3,13 +3,16 @@
     python scripts/chaos.py kill --runs 20 --kills 4      SIGKILL at random moments, then resume
     python scripts/chaos.py kill --runs 5 --processes 2   the same, its worker processes too
     python scripts/chaos.py many --slides 1000            many small slides in one batch: time, memory, files
+    python scripts/chaos.py memory --side 100000          a huge slide, mostly glass: memory it takes
 
 A drawn slide and a predictor of a few lines stand for the real ones, so that the walk of the
 blocks, the ledger, the renames and the records are what is tried. Ends with 1 where a byte differs.
+``flip_bits.py`` turns single bits in what is stored.
 """
 
 import argparse
 import hashlib
+import math
 import os
 import random
 import resource
@@ -19,14 +22,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import psutil  # type: ignore[import-untyped]
 
 from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.inputs import SlideInput
+from wsiseg.one_slide import Progress
 from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
+from wsiseg.plan import ACTIVATION_BYTES_PER_PX, FOUND_BYTES, LIBRARY_BYTES, SLIDE_BYTES, make_plan
+from wsiseg.readers import open_slide
 from wsiseg.run import Batch
 from wsiseg.testing import Darkness, Stretched
 
@@ -63,22 +72,59 @@ class Slow(Darkness):
         return predictor
 
 
-def draw(folder: Path, side: int = 3000) -> Path:
+@dataclass(frozen=True)
+class Hungry(Darkness):
+    """``Darkness`` of many folds that takes as much memory as the plan allows a network."""
+
+    folds: int = 5
+
+    def __call__(self) -> Stretched:
+        """Make the predictor."""
+        predictor, folds = super().__call__(), self.folds
+        inner = predictor.predictor
+
+        def fed(rgb_BYX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            prob_FBYX = np.empty((folds, *rgb_BYX3.shape[:3]), np.float32)
+            for number, rgb_YX3 in enumerate(rgb_BYX3):
+                scratch = np.ones((ACTIVATION_BYTES_PER_PX - 80) * rgb_YX3[..., 0].size, np.uint8)
+                prob_FBYX[:, number] = inner(rgb_YX3[None])[0]  # takes the other 80
+                del scratch
+            return prob_FBYX
+
+        fed.calls = inner.calls  # type: ignore[attr-defined]
+        predictor.predictor = fed  # type: ignore[assignment]
+        return predictor
+
+
+def draw(folder: Path, side: int = 3000, *more: str) -> Path:
     """A slide with a disc on it."""
     path = folder / "slide.svs"
     drawing = ["--side", str(side), "--glass", "0.1", "--disc", f"{side * 0.6},{side * 0.4},{side * 0.2}"]
+    drawing += more
     subprocess.run([sys.executable, MAKE_SLIDE, path, *drawing], check=True, capture_output=True)  # noqa: S603
     return path
 
 
-def one_run(slide: Path, out: Path, *, processes: int = 0, slow_s: float = 0.0) -> list[str]:
-    """Segment a slide once; the reasons of what failed, which are printed too."""
+Strike = Callable[[SlideInput, Progress], None]
+
+
+def batch_of(out: Path, *, processes: int = 0, slow_s: float = 0.0) -> Batch:
+    """What is the same for every slide of a run here: small blocks, and darkness for tumour."""
     recipe = Slow(seconds=slow_s) if slow_s else Darkness()
     cluster = ClusterOptions(workers=processes)
-    options = MapOptions(block=1)
-    batch = Batch(out, options, PolygonOptions(), cluster=cluster, model=(SPEC, recipe))
-    outcomes = list(batch.run([SlideInput(slide, "slide")], lambda *_: None))
-    failed = [outcome.reason for outcome in outcomes if outcome.status == "failed"]
+    return Batch(out, MapOptions(block=1), PolygonOptions(), cluster=cluster, model=(SPEC, recipe))
+
+
+def failures(batch: Batch, slides: list[Path], strike: Strike = lambda *_: None) -> dict[str, str]:
+    """Segment slides; the reasons of those that failed. ``strike`` is told of every block."""
+    inputs = [SlideInput(path, path.stem) for path in slides]
+    outcomes = list(batch.run(inputs, strike))
+    return {outcome.slide.name: outcome.reason for outcome in outcomes if outcome.status == "failed"}
+
+
+def one_run(slide: Path, out: Path, *, processes: int = 0, slow_s: float = 0.0) -> list[str]:
+    """Segment a slide once; the reasons of what failed, which are printed too."""
+    failed = list(failures(batch_of(out, processes=processes, slow_s=slow_s), [slide]).values())
     print("\n".join(failed))
     if failed and __name__ != "__main__" and sys.argv[0] == "-c":
         sys.exit(1)
@@ -102,12 +148,12 @@ def child(slide: Path, out: Path, processes: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
 
 
-def kill(runs: int, kills: int, processes: int) -> int:
+def kill(runs: int, kills: int, processes: int, side: int) -> int:
     """Kill and resume; how many runs ended otherwise than the undisturbed one."""
     dice = random.Random(0)  # noqa: S311 - no secret
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        slide = draw(folder)
+        slide = draw(folder, side)
         start = time.monotonic()
         assert child(slide, folder / "whole", processes).wait() == 0
         takes, expected, same = time.monotonic() - start, digest(folder / "whole"), 0
@@ -146,7 +192,7 @@ def many(slides: int) -> int:
         drawn = draw(folder, side=600)
         inputs = [SlideInput(folder / f"s{number:05}.svs", f"s{number:05}") for number in range(slides)]
         for one in inputs:
-            os.link(drawn, one.path)
+            os.link(drawn, folder / f"{one.name}.svs")
         batch = Batch(folder / "out", MapOptions(), PolygonOptions(), model=(SPEC, Darkness()))
         start, bad = time.monotonic(), 0
         for number, outcome in enumerate(batch.run(inputs, lambda *_: None), 1):
@@ -156,6 +202,39 @@ def many(slides: int) -> int:
                 files, now = psutil.Process().num_fds(), time.monotonic() - start
                 print(f"{number} slides: {now:.0f} s, peak {peak:.0f} MiB, {files} open files", flush=True)
     return bad
+
+
+def memory(side: int, tissue_px: int, block: int) -> int:
+    """Segment a slide that is mostly glass; how much memory that took, and how much was foretold."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        glass = 1 - math.pi * tissue_px**2 / side**2
+        spot = f"{side / 2},{side / 2},{tissue_px / 2}"
+        drawing = ("--glass", str(glass), "--mpp", "0.25", "--share", "--disc", spot)
+        slide = draw(folder, side, *drawing)
+        spec = SPEC.model_copy(update={"folds": SPEC.folds * Hungry.folds})
+        options = MapOptions(block=block)
+        with open_slide(slide) as opened:
+            plan = make_plan(opened.info, spec, per_block=block)
+        absent = LIBRARY_BYTES + SLIDE_BYTES + FOUND_BYTES  # no torch, no second slide, few corners
+        foretold = plan.peak_bytes(options.threads) - absent
+        batch = Batch(folder / "out", options, PolygonOptions(), model=(spec, Hungry()))
+        before, threads = of_memory("VmRSS"), options.threads
+        (outcome,) = batch.run([SlideInput(slide, "slide")], lambda *_: None)
+        grown = of_memory("VmHWM") - before
+    counts = outcome.manifest.counts.blocks if outcome.manifest else outcome.reason
+    print(
+        f"{side} px squared, {counts} blocks, {threads} threads: took {grown / 2**20:.0f} MiB, "
+        f"foretold {foretold / 2**20:.0f} MiB",
+        flush=True,
+    )
+    return int(outcome.status != "done" or grown > foretold)
+
+
+def of_memory(what: str) -> int:
+    """Bytes this process has in memory (``VmRSS``), or had at most (``VmHWM``)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) * 1024
 
 
 def main() -> int:
@@ -168,7 +247,12 @@ def main() -> int:
     killing.add_argument("--runs", type=int, default=20)
     killing.add_argument("--kills", type=int, default=4)
     killing.add_argument("--processes", type=int, default=0)
+    killing.add_argument("--side", type=int, default=3000, help="of the slide, level-0 pixels")
     modes.add_parser("many").add_argument("--slides", type=int, default=1000)
+    flat = modes.add_parser("memory")
+    flat.add_argument("--side", type=int, default=100_000)
+    flat.add_argument("--tissue", type=int, default=2500, help="the tissue's radius, level-0 pixels")
+    flat.add_argument("--block", type=int, default=4)
     once = modes.add_parser("once")
     once.add_argument("slide", type=Path)
     once.add_argument("out", type=Path)
@@ -181,7 +265,9 @@ def main() -> int:
             )
         )
     if given.mode == "kill":
-        return min(1, kill(given.runs, given.kills, given.processes))
+        return min(1, kill(given.runs, given.kills, given.processes, given.side))
+    if given.mode == "memory":
+        return memory(given.side, given.tissue, given.block)
     return min(1, many(given.slides))
 
 

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from ome_zarr_models.v05 import Image
 
 from wsiseg.canvas import ProbabilityMap, halved
-from wsiseg.errors import CanvasError
+from wsiseg.errors import CanvasError, OutputError
 from wsiseg.geometry import Box, Canvas, Scale
 from wsiseg.grid import Grid
 from wsiseg.ledger import Done, Ledger
@@ -102,6 +104,53 @@ def test_a_blank_block_leaves_no_file_and_is_still_held(tmp_path: Path) -> None:
     assert to.holds(block, sha256)
 
 
+@settings(max_examples=6)
+@given(st.integers(0, 2), st.integers(0, 10**6))
+def test_chunks_are_byte_for_byte_those_that_zarr_writes(blank: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    map_CYX = rng.integers(0, 5, (2, GRID.height, GRID.width), np.uint8)
+    map_CYX[:blank] = 0
+    with tempfile.TemporaryDirectory() as folder:
+        ours, zarrs = new_map(Path(folder) / "ours"), new_map(Path(folder) / "zarr's")
+        fill(ours, map_CYX)
+        for level in range(ours.depth):
+            height, width = -(-GRID.height // 2**level), -(-GRID.width // 2**level)
+            array = zarr.open_array(zarrs.path / str(level), mode="r+")
+            array[...] = ours.read(Box[Canvas](0, 0, width, height), level)
+        held = {one.relative_to(ours.path): one.read_bytes() for one in files(ours.path)}
+        assert held == {one.relative_to(zarrs.path): one.read_bytes() for one in files(zarrs.path)}
+
+
+def files(folder: Path) -> list[Path]:
+    return [one for one in folder.rglob("*") if one.is_file()]
+
+
+def test_a_block_that_is_blank_the_second_time_takes_its_chunk_away(tmp_path: Path) -> None:
+    to, block = new_map(tmp_path), GRID.block(0, 1)
+    blank = np.zeros((2, block.core.h, block.core.w), np.uint8)
+    to.write(block, blank + 1)
+    sha256 = to.write(block, blank)
+    assert to.holds(block, sha256)
+    assert [one for one in files(to.path) if one.name != "zarr.json"] == []
+
+
+def test_a_chunk_that_cannot_be_written_leaves_the_one_before_and_no_stray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, block = new_map(tmp_path), GRID.block(0, 1)
+    sha256 = to.write(block, np.ones((2, block.core.h, block.core.w), np.uint8))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            to.write(block, np.full((2, block.core.h, block.core.w), 2, np.uint8))
+    assert to.holds(block, sha256)
+    assert list(to.path.rglob("*.partial")) == []
+
+
 def test_the_map_is_a_valid_ome_zarr_image_in_the_right_place(tmp_path: Path) -> None:
     to = new_map(tmp_path)
     to.write_tissue(np.eye(30, dtype=bool), scale=Scale(24.0, x=30, y=60), mpp=0.5)
@@ -112,7 +161,14 @@ def test_the_map_is_a_valid_ome_zarr_image_in_the_right_place(tmp_path: Path) ->
     ]
     assert image_scale["scale"] == [1.0, 1.5, 1.5]
     assert translation["translation"] == [0.0, (60 + 1.5 - 0.5) * 0.5, (30 + 1.5 - 0.5) * 0.5]
-    assert np.array_equal(to.tissue(), np.eye(30, dtype=bool))
+    tissue = to.tissue()
+    assert tissue is not None
+    assert np.array_equal(tissue[0], np.eye(30, dtype=bool))
+    assert tissue[1] == 24 * 0.5
+    chunk = next(path for path in (to.path / "labels/tissue/0/c").rglob("*") if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(CanvasError, match="tissue is damaged"):
+        to.tissue()
 
 
 def test_a_folder_that_is_no_map_is_refused(tmp_path: Path) -> None:

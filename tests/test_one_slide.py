@@ -1,8 +1,12 @@
 """A drawn disc, segmented by a predictor that knows its colour, comes back where it was drawn."""
 
+import functools
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +23,12 @@ from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import OutputError, PlanError, WsisegError
 from wsiseg.export import Outlining, outlining
 from wsiseg.manifest import SlideManifest
-from wsiseg.one_slide import Job, Progress, SlideRecipe
+from wsiseg.one_slide import Job, Progress
 from wsiseg.options import MapOptions, PolygonOptions
 from wsiseg.pipeline import PREDICTORS, SLIDES, Predict
 from wsiseg.place import Place
 from wsiseg.qupath import check
+from wsiseg.recipes import SlideRecipe
 from wsiseg.workers import in_threads, serially
 
 MAKE_SLIDE = Path(__file__).parents[1] / "scripts" / "make_slide.py"
@@ -58,8 +63,16 @@ def _nothing_stays_open() -> Iterator[None]:
     PREDICTORS.clear()
 
 
+@functools.cache
+def drawing(name: str, *options: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        subprocess.run([sys.executable, MAKE_SLIDE, path, *options], check=True, capture_output=True)
+        return path.read_bytes()
+
+
 def drawn(path: Path, *options: str) -> Path:
-    subprocess.run([sys.executable, MAKE_SLIDE, path, *options], check=True, capture_output=True)
+    path.write_bytes(drawing(path.name, *options))
     return path
 
 
@@ -101,26 +114,35 @@ def test_a_disc_comes_back_in_its_level_0_place(tmp_path: Path, mpp: str) -> Non
 
 
 def test_with_bounds_the_disc_is_placed_as_qupath_counts_or_as_level_0_counts(tmp_path: Path) -> None:
-    slide = drawn(
-        tmp_path / "sparse.tiff",
-        "--side",
-        "4096",
-        "--disc",
-        "2600,2300,350",
-        "--sparse",
-        "1536,1280,2048,2048",
-    )
-    for origin, shift in (("qupath", (1536, 1280)), ("level0", (0, 0))):
+    drawing = ["--side", "3072", "--disc", "1900,1800,350", "--sparse", "1280,1024,1280,1536"]
+    slide = drawn(tmp_path / "sparse.tiff", *drawing)
+    for origin, shift in (("qupath", (1280, 1024)), ("level0", (0, 0))):
         out = tmp_path / origin
         manifest, _ = job(outlining={"origin": origin}).segment(recipe(slide, 0.5), out, quiet)
-        assert manifest.slide.bounds == (1536, 1280, 2048, 2048)
+        assert manifest.slide.bounds == (1280, 1024, 1280, 1536)
         (polygon,) = polygons(out)
-        assert_is_disc(polygon, 2600 - shift[0], 2300 - shift[1], 350)
+        assert_is_disc(polygon, 1900 - shift[0], 1800 - shift[1], 350)
         assert json.loads((out / "tumor.geojson").read_text())["wsiseg"]["origin_level0_px"] == list(shift)
 
 
+def test_only_where_regions_were_drawn_is_looked_and_the_record_says_so(tmp_path: Path) -> None:
+    slide = drawn(tmp_path / "disc.svs", "--side", "1400", "--disc", "1050,1050,200")
+    ring = [[0, 0], [300, 0], [300, 300], [0, 300], [0, 0]]
+    region = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
+    path = tmp_path / "regions.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [region]}))
+    options = replace(MapOptions(), tissue=str(path))
+    manifest, _ = job(map_options=options).segment(recipe(slide), tmp_path / "out", quiet)
+    assert 0 < manifest.counts.patches < 20
+    assert manifest.result.tumor_mm2 == 0
+    assert manifest.result.tissue_mm2 == pytest.approx(0.0225, rel=0.05)
+    assert str(manifest.settings["tissue"]).startswith("drawn, sha256 ")
+    assert manifest.map_options["tissue"] == "regions.geojson"
+    assert str(tmp_path) not in (tmp_path / "out" / "slide.json").read_text()
+
+
 def test_block_size_and_threads_move_no_byte(tmp_path: Path) -> None:
-    slide = drawn(tmp_path / "disc.svs", "--side", "2048", "--disc", "900,1100,400", "--disc", "1500,500,150")
+    slide = drawn(tmp_path / "disc.svs", "--side", "1200", "--disc", "500,700,300", "--disc", "950,250,100")
     found = set()
     for number, (block, mapper) in enumerate([(1, serially), (2, in_threads(3)), (3, in_threads(2))]):
         out = tmp_path / str(number)
@@ -151,6 +173,28 @@ def test_two_runs_on_one_output_do_not_mix(tmp_path: Path) -> None:
     job().segment(recipe(slide), out, quiet)
 
 
+OWNER = """
+import os, subprocess, sys
+from pathlib import Path
+from wsiseg.place import Place
+with Place(Path(sys.argv[1])).claimed():
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    print(subprocess.Popen(sleeper, stdout=subprocess.DEVNULL, close_fds=False).pid, flush=True)
+    os._exit(0)
+"""
+
+
+def test_the_lock_ends_with_its_owner_for_no_child_inherits_it(tmp_path: Path) -> None:
+    call = [sys.executable, "-c", OWNER, str(tmp_path / "out")]
+    done = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True)
+    try:
+        assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
+        with Place(tmp_path / "out").claimed():
+            pass
+    finally:
+        os.kill(int(done.stdout), signal.SIGKILL)
+
+
 def test_a_stopped_slide_keeps_what_is_done_and_goes_on(tmp_path: Path) -> None:
     slide, out = drawn(tmp_path / "disc.svs", "--side", "1024", "--disc", "500,500,200"), tmp_path / "out"
     small = replace(MapOptions(), block=1)
@@ -171,6 +215,21 @@ def test_a_disk_that_is_too_small_is_refused_before_a_pixel_is_read(
         with pytest.raises(PlanError, match="0 MiB free, the map of disc"):
             job().segment(recipe(slide), out, quiet)
     job().segment(recipe(slide), out, quiet)
+
+
+def test_outlines_that_outgrow_the_forecast_are_told_of_and_those_without_end_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slide, out = drawn(tmp_path / "disc.svs", "--side", "1024", "--disc", "500,500,200"), tmp_path / "out"
+    monkeypatch.setattr("wsiseg.one_slide.FOUND_CORNERS", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("wsiseg.one_slide.MOST_CORNERS", 200)
+        with pytest.raises(PlanError, match="more than 200 corners: noise; the same command with another"):
+            job().segment(recipe(slide), out, quiet)
+    caplog.clear()
+    manifest, _ = job(outlining={"threshold": 0.6}).segment(recipe(slide), out, quiet)
+    assert caplog.text.count("takes more memory than foretold") == 1
+    assert manifest.counts.polygons == 1
 
 
 def test_a_slide_without_tumour_still_gets_a_file_and_the_reason(tmp_path: Path) -> None:
@@ -226,7 +285,7 @@ def test_an_interrupted_overwrite_goes_on_where_it_was(tmp_path: Path) -> None:
         if progress.done:
             raise KeyboardInterrupt
 
-    slide, out = drawn(tmp_path / "disc.svs", "--side", "2048", "--disc", "900,1100,400"), tmp_path / "out"
+    slide, out = drawn(tmp_path / "disc.svs", "--side", "1024", "--disc", "500,500,200"), tmp_path / "out"
     job().segment(recipe(slide), out, quiet)
     again = job(overwrite=True, numerics="other", mapper=serially)
     with pytest.raises(KeyboardInterrupt):

@@ -74,7 +74,7 @@ def at_once(slide: ArraySlide, predictor: Predict, margin: int) -> Rgb:
     """The oracle: one forward pass over the whole canvas, white around it."""
     around = slide.info.extent.grown(margin)
     rgb_YX3 = slide.read(around, (around.h, around.w))
-    stats_CYX = mean_and_spread(predictor(rgb_YX3[None]))[:, 0]
+    stats_CYX = mean_and_spread(predictor(rgb_YX3[None])[:, 0])
     whole_CYX: Rgb = np.asarray(stats_CYX[:, *slide.info.extent.within(around)])
     return whole_CYX
 
@@ -92,7 +92,7 @@ cuts = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 99), st.integers(1, 90), st.integers(1, 90), cuts, st.integers(1, 3))
 def test_the_map_equals_the_network_run_on_the_whole_canvas_at_once(
     tmp_path_factory: pytest.TempPathFactory,
@@ -134,13 +134,14 @@ def test_a_constant_network_gives_a_constant_map_seams_included(tmp_path: Path) 
     assert len(polygon.exterior.coords) == 5
 
 
-def test_every_block_is_read_exactly_once(tmp_path: Path) -> None:
+def test_every_canvas_pixel_is_read_exactly_once(tmp_path: Path) -> None:
     slide = ArraySlide(noise(3, 80, 120))
     plan = make_plan(slide, core=16, margin=3, per_block=2)
     run(tmp_path, slide, BlurPredictor(3), plan, mapper=in_threads(3))
-    expected = {plan.scale.to_l0(block.read) for block in plan.grid}
-    assert len(slide.reads) == len(expected)
-    assert set(slide.reads) == expected
+    times_YX = np.zeros((80 + 2 * 3, 128 + 2 * 3), np.int_)  # the last patches reach beyond the canvas
+    for box in slide.reads:
+        times_YX[box.y + 3 : box.bottom + 3, box.x + 3 : box.right + 3] += 1
+    assert (times_YX == 1).all()
 
 
 def left_half(slide: ArraySlide) -> TissueMask:
@@ -229,13 +230,13 @@ def test_an_unreadable_block_ends_the_slide_with_its_reason(tmp_path: Path) -> N
 @given(st.integers(1, 7), st.integers(0, 10**6))
 def test_mean_and_spread_are_numpys_and_no_order_of_folds_moves_them(folds: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    prob_FBYX = rng.random((folds, 2, 5, 6), np.float32) ** rng.choice([0.1, 1, 30])
-    stats = mean_and_spread(prob_FBYX)
-    assert np.abs(stats[1] - prob_FBYX.astype(np.float64).std(axis=0) * 255).max() <= 0.51
-    for at in np.ndindex(prob_FBYX.shape[1:]):
-        fine = [round(float(prob * np.float32(65535))) for prob in prob_FBYX[:, *at]]
+    prob_FYX = rng.random((folds, 67, 5), np.float32) ** rng.choice([0.1, 1, 30])
+    stats = mean_and_spread(prob_FYX)
+    assert np.abs(stats[1] - prob_FYX.astype(np.float64).std(axis=0) * 255).max() <= 0.51
+    for at in np.ndindex(prob_FYX.shape[1:]):
+        fine = [round(float(prob * np.float32(65535))) for prob in prob_FYX[:, *at]]
         assert stats[0][at] == math.floor(Fraction(255 * sum(fine), folds * 65535) + Fraction(1, 2))
-    assert np.array_equal(mean_and_spread(rng.permutation(prob_FBYX)), stats)
+    assert np.array_equal(mean_and_spread(rng.permutation(prob_FYX)), stats)
 
 
 def test_handles_are_shared_and_closed_when_others_take_their_place() -> None:
@@ -277,6 +278,7 @@ def test_settings_that_change_a_pixel_change_the_key() -> None:
         replace(plan, grid=replace(plan.grid, margin=3)),
         replace(plan, numerics="cuda bfloat16"),
         replace(plan, tissue="none"),
+        replace(plan, sparing=True),
         replace(plan, spec=SPEC.model_copy(update={"temperature": 2.0})),
         replace(plan, spec=SPEC.model_copy(update={"resample": "bicubic"})),
         replace(

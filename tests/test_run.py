@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from wsiseg.pipeline import PREDICTORS, SLIDES
 from wsiseg.records import RunRecord
 from wsiseg.run import Batch, Outcome
 from wsiseg.testing import Darkness
+from wsiseg.workers import within
 
 MAKE_SLIDE = Path(__file__).parents[1] / "scripts" / "make_slide.py"
 SPEC = BundleSpec(
@@ -54,7 +56,8 @@ def _nothing_stays_open() -> Iterator[None]:
 
 
 def batch(out: Path, **changes: object) -> Batch:
-    return Batch(out, MapOptions(), PolygonOptions(), model=(SPEC, Darkness()), **changes)  # type: ignore[arg-type]
+    settings = {"map_options": MapOptions(), "polygon_options": PolygonOptions(), "model": (SPEC, Darkness())}
+    return Batch(out, **settings | changes)  # type: ignore[arg-type]
 
 
 def quiet(_slide: SlideInput, _progress: Progress) -> None:
@@ -82,33 +85,99 @@ def test_threads_and_any_number_of_processes_give_the_same_bytes(slide: Path, tm
     assert found[0] == found[1] == found[2]
 
 
-def test_the_documented_cluster_works_and_its_end_is_a_sentence(slide: Path, tmp_path: Path) -> None:
-    file = tmp_path / "scheduler.json"
-    tool = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
-    calls = [
-        [*tool, "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)],
-        [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_worker",
-            *("--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", "--scheduler-file", str(file)),
-        ],
-    ]
-    here = {"cwd": tmp_path, "stderr": subprocess.DEVNULL}
-    started = [subprocess.Popen(call, **here) for call in (calls[0], calls[1], calls[1])]  # type: ignore[call-overload]
+def test_a_slide_that_is_enlarged_is_warned_of_once_flagged_and_summed_up(
+    slide: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """1.2 µm per pixel, where the canvas has 0.73."""
+    (outcome,) = run(batch(tmp_path, map_options=MapOptions(slide_mpp=1.2)), slide)
+    said = "enlarged 1.6 times: the network expects finer detail"
+    warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert warned == [f"disc.svs has 1.2 µm per pixel and is {said}"]
+    assert outcome.manifest is not None
+    assert said in outcome.manifest.flags
+    assert said in json.loads((outcome.folder / "slide.json").read_text())["flags"]
+    RunRecord(tmp_path, ["wsiseg", "segment", str(slide)], {}).add(outcome)
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert said in row["flags"]
+
+
+@contextmanager
+def cluster(folder: Path, workers: int, *tls: str) -> Iterator[tuple[Path, "subprocess.Popen[bytes]"]]:
+    """The documented set-up: a scheduler and its workers as processes of their own, found by a file."""
+    file = folder / "scheduler.json"
+    common = ("--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file), *tls)
+    calls = [("dask_scheduler", "--port", "0")] + [("dask_worker", "--nthreads", "1")] * workers
+    started: list[subprocess.Popen[bytes]] = []
+    for program, *options in calls:
+        call = [sys.executable, "-m", f"distributed.cli.{program}", *options, *common]
+        started.append(subprocess.Popen(call, cwd=folder, stderr=subprocess.DEVNULL))
     try:
-        there = batch(tmp_path / "there", cluster=ClusterOptions(scheduler=str(file)))
-        for _ in range(300):
-            if file.exists():
-                break
+        while not file.exists():
+            assert started[0].poll() is None
             time.sleep(0.2)
-        (outcome,) = run(there, slide)
-        (here_outcome,) = run(batch(tmp_path / "here"), slide)
-        assert result(outcome.folder) == result(here_outcome.folder)
+        yield file, started[0]
     finally:
         for process in started:
             process.kill()
             process.wait()
+
+
+def test_the_documented_cluster_gives_the_bytes_of_this_process(slide: Path, tmp_path: Path) -> None:
+    with cluster(tmp_path, 2) as (file, _):
+        (outcome,) = run(batch(tmp_path / "there", cluster=ClusterOptions(scheduler=str(file))), slide)
+    (here,) = run(batch(tmp_path / "here"), slide)
+    assert result(outcome.folder) == result(here.folder)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with the openssl command")
+def test_a_cluster_behind_tls_is_used_with_its_files_and_refused_without(slide: Path, tmp_path: Path) -> None:
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    made = f"req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=wsiseg -keyout {key} -out {cert}"
+    subprocess.run(["openssl", *made.split()], check=True, capture_output=True)  # noqa: S607
+    files = ("--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key)
+    with cluster(tmp_path, 1, *files) as (file, _):
+        assert json.loads(file.read_text())["address"].startswith("tls://")
+        with pytest.raises(UsageError, match="is behind TLS: give --tls-ca"):
+            run(batch(tmp_path / "out", cluster=ClusterOptions(scheduler=str(file))), slide)
+        with pytest.raises(UsageError, match="all three of"):
+            run(batch(tmp_path / "out", cluster=ClusterOptions(scheduler=str(file), tls_ca=cert)), slide)
+        inside = ClusterOptions(scheduler=str(file), tls_ca=cert, tls_cert=cert, tls_key=key)
+        (outcome,) = run(batch(tmp_path / "out", cluster=inside), slide)
+    assert (outcome.status, outcome.reason) == ("done", "")
+
+
+def test_a_scheduler_lost_in_the_middle_is_a_sentence_and_the_next_run_goes_on(
+    slide: Path, tmp_path: Path
+) -> None:
+    small = {"map_options": MapOptions(block=1)}
+    with cluster(tmp_path, 1) as (file, scheduler):
+
+        def strike(_: SlideInput, progress: Progress) -> None:
+            if progress.done == 2:
+                scheduler.kill()
+
+        there = batch(tmp_path / "out", cluster=ClusterOptions(scheduler=str(file)), **small)
+        (lost,) = there.run([SlideInput(slide, "disc")], strike)
+    assert (lost.status, "the Dask scheduler was lost" in lost.reason) == ("failed", True), lost.reason
+    (again,) = run(batch(tmp_path / "out", **small), slide)
+    (whole,) = run(batch(tmp_path / "x", **small), slide)
+    assert again.manifest is not None
+    assert again.manifest.counts.resumed_blocks >= 2
+    assert result(again.folder) == result(whole.folder)
+
+
+def test_the_next_slide_is_begun_before_the_one_before_is_over(slide: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, bool]] = []
+
+    def listen(one: SlideInput, progress: Progress) -> None:
+        told.append((one.name, progress.done == progress.blocks))
+
+    inputs = [SlideInput(slide, name) for name in ("first", "second", "third")]
+    assert {outcome.status for outcome in batch(tmp_path / "out").run(inputs, listen)} == {"done"}
+    over = [name for name, is_over in told if is_over]
+    begun = list(dict.fromkeys(name for name, _ in told))
+    assert told.index((begun[1], False)) < told.index((over[0], True))
 
 
 def test_a_bad_slide_costs_only_itself(slide: Path, tmp_path: Path) -> None:
@@ -136,19 +205,20 @@ def test_a_defect_of_ours_costs_only_its_slide(
     assert outcome.reason == "a defect of wsiseg, please report it: ZeroDivisionError: oops"
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [("pipeline", "gave no pixels for 600 s"), ("look", "could not be seen as a whole within 3600 s")],
+)
 def test_a_slide_that_hangs_is_given_up_and_the_next_one_done(
-    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, said: str
 ) -> None:
-    from wsiseg import pipeline  # noqa: PLC0415 - to be broken
-    from wsiseg.workers import within  # noqa: PLC0415
-
     def soon(_: float, work: object, late: str) -> object:
         del work
         return within(0.05, __import__("threading").Event().wait, late)
 
-    monkeypatch.setattr(pipeline, "within", soon)
+    monkeypatch.setattr(f"wsiseg.{where}.within", soon)
     (outcome,) = run(batch(tmp_path / "out"), slide)
-    assert "gave no pixels for 600 s" in outcome.reason
+    assert said in outcome.reason
     monkeypatch.undo()
     (outcome,) = run(batch(tmp_path / "out"), slide)
     assert outcome.status == "done"

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
+import cloudpickle
+import dask
+import distributed
 import psutil  # type: ignore[import-untyped]
 import pytest
 
@@ -80,6 +82,26 @@ def test_a_killed_worker_costs_no_result(client: Any, tmp_path: Path) -> None:
     assert sorted(in_dask(client)(partial(deadly_once, tmp_path), range(30))) == list(range(30))
 
 
+def test_a_worker_that_dask_has_given_up_is_started_anew(tmp_path: Path) -> None:
+    impatient = {"distributed.deploy.lost-worker-timeout": "1ms"}
+    with local_cluster(1) as client, dask.config.set(impatient):
+        mapper = in_dask(client, patience_s=60)
+        assert sorted(mapper(partial(deadly_once, tmp_path), range(5))) == list(range(5))
+
+
+def test_a_result_that_is_late_is_waited_for(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, handed_over = [TimeoutError, TimeoutError], distributed.Future.result
+
+    def result(future: Any, timeout: float) -> Any:
+        if late:
+            raise late.pop()
+        return handed_over(future, timeout)
+
+    monkeypatch.setattr(distributed.Future, "result", result)
+    assert sorted(in_dask(client)(doubled, range(5))) == [2 * n for n in range(5)]
+    assert late == []
+
+
 def test_a_task_that_kills_even_a_process_of_its_own_is_named_and_no_other(client: Any) -> None:
     with pytest.raises(WsisegError, match=r"^5 ends every process that works on it, .+exit code 5"):
         list(in_dask(client)(os._exit, [5]))
@@ -106,6 +128,8 @@ def test_nobody_at_the_address_is_a_sentence(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="no Dask scheduler answers"), existing_cluster(where):
             pass
     with pytest.raises(UsageError, match="neither tcp"), existing_cluster(str(tmp_path / "none.json")):
+        pass
+    with pytest.raises(UsageError, match="is not behind TLS"), existing_cluster(where, tls=("a", "b", "c")):
         pass
 
 
@@ -142,6 +166,12 @@ def test_work_that_hangs_is_left_behind() -> None:
     assert within(5, lambda: 3, "too late") == 3
     with pytest.raises(KeyError):
         within(5, partial(os.environ.__getitem__, "NO SUCH NAME"), "too late")
+
+
+def test_every_worker_has_its_own_gpu_first_and_sees_the_others() -> None:
+    with local_cluster(3, gpus=["2", "5"]) as client:
+        found = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+    assert sorted(found.values()) == ["2,5", "2,5", "5,2"]
 
 
 def test_workers_are_spawned_and_never_forked(client: Any) -> None:

@@ -11,7 +11,8 @@ when its line stands in the ledger.
 """
 
 import hashlib
-import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -22,14 +23,16 @@ import zarr
 from zarr.codecs import ZstdCodec
 from zarr.errors import BaseZarrError
 
+from wsiseg.chunks import CHECKSUM, LEVEL, write_chunk
 from wsiseg.errors import CanvasError, OutputError
 from wsiseg.geometry import Box, Canvas, Scale
 from wsiseg.grid import Block, Grid
-from wsiseg.ngff import CHANNELS, OMERO, multiscales
+from wsiseg.ngff import CHANNELS, LABELS, OMERO, multiscales
 
 __all__ = ["CHANNELS", "ProbabilityMap", "halved"]
 
 Map = npt.NDArray[np.uint8]
+Place = tuple[int, int, int, int]
 LEVEL_ZERO_ENOUGH = 512
 """The pyramid ends at the first level whose longer side is no longer than this, in pixels."""
 
@@ -43,9 +46,11 @@ def halved(map_CYX: Map) -> Map:
     [[[2, 9]]]
     """
     _, height, width = map_CYX.shape
-    even = np.pad(map_CYX, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge").astype(np.uint16)
-    total = even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]
-    return ((total + 2) // 4).astype(np.uint8)
+    if height % 2 or width % 2:
+        map_CYX = np.pad(map_CYX, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    pair_CYX = np.ascontiguousarray(map_CYX).view(np.uint16)  # two neighbours in a row, in either order
+    sum_CYX = (pair_CYX & 255) + (pair_CYX >> 8)
+    return ((sum_CYX[:, ::2] + sum_CYX[:, 1::2] + 2) >> 2).astype(np.uint8)
 
 
 def _depth(grid: Grid) -> int:
@@ -76,18 +81,16 @@ class ProbabilityMap:
             OutputError: the folder cannot be written.
         """
         factors = [scale.factor * 2**level for level in range(_depth(grid))]
-        image = multiscales("tumor probability", scale, mpp, factors, channels=True)
+        image = multiscales("wsiseg", scale, mpp, factors, channels=True)
         ome = {"version": "0.5", "multiscales": [image], "omero": OMERO}
         cut = {"width": grid.width, "height": grid.height, "patch": grid.patch, "margin": grid.margin}
         about = {**about, "grid": {**cut, "per_block": grid.per_block}}
-        try:
+        with _writable(path):
             group = zarr.create_group(path, zarr_format=3, attributes={"ome": ome, "wsiseg": about})
             for level in range(len(factors)):
                 size, chunk = 2**level, grid.chunk // 2**level
                 shape = (len(CHANNELS), -(-grid.height // size), -(-grid.width // size))
                 _array(group, str(level), shape, (len(CHANNELS), chunk, chunk), ("c", "y", "x"))
-        except OSError as error:
-            raise _unwritable(path, error) from error
         return cls(path, grid)
 
     @classmethod
@@ -113,27 +116,49 @@ class ProbabilityMap:
         Raises:
             OutputError: the folder cannot be written.
         """
-        try:
-            labels = zarr.open_group(self.path, mode="r+").create_group(
-                "labels", overwrite=True, attributes={"ome": {"version": "0.5", "labels": ["tissue"]}}
-            )
-            factors = [scale.factor * 2**level for level in range(self.depth)]
-            image = multiscales("tissue", scale, mpp, factors, channels=False)
-            colors = [{"label-value": 1, "rgba": [0, 160, 80, 96]}]
-            about = {"version": "0.5", "multiscales": [image], "image-label": {"colors": colors}}
-            group = labels.create_group("tissue", attributes={"ome": about})
-            level_YX = mask_YX.astype(np.uint8)
-            for level in range(self.depth):
+        with _writable(self.path):
+            group = self._label("tissue", scale=scale, mpp=mpp)
+            for level, level_YX in enumerate(_coarser(mask_YX.astype(np.uint8), self.depth)):
                 chunk = (min(1024, level_YX.shape[0]), min(1024, level_YX.shape[1]))
                 array = _array(group, str(level), level_YX.shape, chunk, ("y", "x"))
                 array[...] = level_YX
-                level_YX = (halved(255 * level_YX[None])[0] > 0).astype(np.uint8)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
 
-    def tissue(self) -> npt.NDArray[np.bool_]:
-        """The stored tissue mask (Y, X)."""
-        return np.asarray(self._array("labels/tissue/0")[...]) > 0
+    def add_unreadable(self, *, scale: Scale, mpp: float) -> None:
+        """Make an empty NGFF label for the places of which nothing is known; as the map, block by block.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        with _writable(self.path):
+            group = self._label("unreadable", scale=scale, mpp=mpp)
+            for level in range(self.depth):
+                size, chunk = 2**level, self.grid.chunk // 2**level
+                shape = (-(-self.grid.height // size), -(-self.grid.width // size))
+                _array(group, str(level), shape, (chunk, chunk), ("y", "x"))
+
+    def _label(self, name: str, *, scale: Scale, mpp: float) -> zarr.Group:
+        """A new group below ``labels``, which lists it; one of this name makes way."""
+        labels = zarr.open_group(self.path, mode="r+").require_group("labels")
+        known = cast("dict[str, Any]", labels.attrs.asdict().get("ome", {})).get("labels", [])
+        labels.attrs["ome"] = {"version": "0.5", "labels": sorted({*known, name})}
+        factors = [scale.factor * 2**level for level in range(self.depth)]
+        image = multiscales(name, scale, mpp, factors, channels=False)
+        about = {"version": "0.5", "multiscales": [image], "image-label": LABELS[name]}
+        return labels.create_group(name, overwrite=True, attributes={"ome": about})
+
+    def tissue(self) -> tuple[npt.NDArray[np.bool_], float] | None:
+        """The stored tissue mask (Y, X) and its µm per pixel; None where tissue was not looked for.
+
+        Raises:
+            CanvasError: the mask is damaged.
+        """
+        path = self.path / "labels" / "tissue"
+        if not path.exists():
+            return None
+        with _intact(str(path)):
+            about = cast("dict[str, Any]", zarr.open_group(path, mode="r").attrs["ome"])
+            scale = about["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
+            return np.asarray(self._array("labels/tissue/0")[...]) > 0, float(scale[-1])
 
     @property
     def about(self) -> dict[str, Any]:
@@ -151,17 +176,37 @@ class ProbabilityMap:
         )
         row, column = block.index
         level_CYX = map_CYX
-        try:
-            for level in range(_depth(self.grid)):
+        with _writable(self.path):
+            for level in range(self.depth):
                 chunk = self.grid.chunk // 2**level
-                rows = slice(row * chunk, row * chunk + level_CYX.shape[1])
-                columns = slice(column * chunk, column * chunk + level_CYX.shape[2])
-                self._array(str(level), "r+")[:, rows, columns] = level_CYX
-                _flush(self.path / str(level) / "c" / "0" / str(row) / str(column))
+                path = self.path / str(level) / "c" / "0" / str(row) / str(column)
+                write_chunk(path, level_CYX, (len(CHANNELS), chunk, chunk))
                 level_CYX = halved(level_CYX)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
         return _sha256(map_CYX)
+
+    def write_unreadable(self, block: Block, places: Iterable[Box[Canvas]]) -> None:
+        """Mark places of a block, in canvas pixels, as ones of which nothing is known.
+
+        Raises:
+            OutputError: the disk is full or cannot be written.
+        """
+        row, column = block.index
+        with _writable(self.path):
+            for level, level_YX in enumerate(_coarser(_marked(block, places), self.depth)):
+                chunk = self.grid.chunk // 2**level
+                path = self.path / "labels" / "unreadable" / str(level) / "c" / str(row) / str(column)
+                write_chunk(path, level_YX, (chunk, chunk))
+
+    def unreadable(self, box: Box[Canvas]) -> npt.NDArray[np.bool_]:
+        """The canvas pixels (Y, X) of a box of which nothing is known.
+
+        Raises:
+            CanvasError: a stored chunk is damaged.
+        """
+        if not (self.path / "labels" / "unreadable").exists():
+            return np.zeros((box.h, box.w), np.bool_)
+        with _intact(f"{self.path} at {box}"):
+            return np.asarray(self._array("labels/unreadable/0")[box.y : box.bottom, box.x : box.right]) > 0
 
     def read(self, box: Box[Canvas], level: int = 0) -> Map:
         """The map (2, Y, X) in a box, given in the pixels of a pyramid level.
@@ -169,19 +214,22 @@ class ProbabilityMap:
         Raises:
             CanvasError: a stored chunk is damaged (each carries a checksum).
         """
-        try:
+        with _intact(f"{self.path} at {box}"):
             found = self._array(str(level))[:, box.y : box.bottom, box.x : box.right]
-        except (OSError, BaseZarrError, RuntimeError, ValueError) as error:
-            msg = f"{self.path} is damaged at {box} ({error}); segment the slide again with --overwrite"
-            raise CanvasError(msg) from error
-        return np.asarray(found, np.uint8)
+            return np.asarray(found, np.uint8)
 
-    def holds(self, block: Block, sha256: str) -> bool:
-        """Whether a block's stored chunk is the one the ledger speaks of, and intact on every level."""
+    def holds(self, block: Block, sha256: str, unreadable: Iterable[Place] = ()) -> bool:
+        """Whether a block's stored chunk is the one the ledger speaks of, and intact on every level.
+
+        So must be its mark of the places ``(x, y, w, h)`` that could not be decoded.
+        """
         row, column = block.index
         try:
             level_CYX = self.read(block.core)
             if _sha256(level_CYX) != sha256:
+                return False
+            marked_YX = _marked(block, (Box(*place) for place in unreadable))
+            if not np.array_equal(self.unreadable(block.core), marked_YX):
                 return False
             for level in range(1, self.depth):
                 level_CYX, side = halved(level_CYX), self.grid.chunk // 2**level
@@ -200,19 +248,52 @@ class ProbabilityMap:
         Raises:
             OutputError: it cannot be taken away.
         """
-        try:
+        with _writable(self.path):
             for stray in self.path.rglob("*.partial"):
                 stray.unlink()
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
 
     @property
     def depth(self) -> int:
         """The number of pyramid levels."""
         return _depth(self.grid)
 
-    def _array(self, name: str, mode: Any = "r") -> zarr.Array[Any]:
-        return zarr.open_array(self.path / name, mode=mode, zarr_format=3)
+    def _array(self, name: str) -> zarr.Array[Any]:
+        return zarr.open_array(self.path / name, mode="r", zarr_format=3)
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Make a sentence of what the disk raises where something cannot be stored."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"{path} cannot be written: {error.strerror or error}"
+        raise OutputError(msg) from error
+
+
+@contextmanager
+def _intact(what: str) -> Iterator[None]:
+    """Make a sentence of what zarr raises where something stored is damaged or lost."""
+    try:
+        yield
+    except (OSError, BaseZarrError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        msg = f"{what} is damaged ({error}); segment the slide again with --overwrite"
+        raise CanvasError(msg) from error
+
+
+def _marked(block: Block, places: Iterable[Box[Canvas]]) -> Map:
+    """A block's core (Y, X), 1 in the places and 0 elsewhere."""
+    marked_YX = np.zeros((block.core.h, block.core.w), np.uint8)
+    for place in places:
+        marked_YX[place.within(block.core)] = 1
+    return marked_YX
+
+
+def _coarser(mask_YX: Map, depth: int) -> Iterator[Map]:
+    """A mask of 0 and 1 on every pyramid level: a coarse pixel is 1 where any of it is."""
+    for _ in range(depth):
+        yield mask_YX
+        mask_YX = (halved(255 * mask_YX[None])[0] > 0).astype(np.uint8)
 
 
 def _array(
@@ -224,25 +305,10 @@ def _array(
         chunks=chunks,
         dtype="uint8",
         fill_value=0,
-        compressors=[ZstdCodec(level=1, checksum=True)],
+        compressors=[ZstdCodec(level=LEVEL, checksum=CHECKSUM)],
         dimension_names=axes,
     )
 
 
 def _sha256(map_CYX: Map) -> str:
     return hashlib.sha256(np.ascontiguousarray(map_CYX).tobytes()).hexdigest()
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path} cannot be written: {error.strerror or error}")
-
-
-def _flush(path: Path) -> None:
-    """Flush a file and the folder entry that names it; a blank chunk has no file."""
-    for part in (path, path.parent, path.parent.parent):
-        if part.exists():
-            handle = os.open(part, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)

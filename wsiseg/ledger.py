@@ -19,12 +19,16 @@ __all__ = ["Done", "Ledger", "begun_with", "differences"]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One line of the ledger: a block, the hash of its chunk, and what it took."""
+    """One line of the ledger: a block, the hash of its chunk, and what it took.
+
+    ``unreadable`` are the places of it of which nothing is known, ``(x, y, w, h)`` in canvas pixels.
+    """
 
     row: int
     column: int
     sha256: str
     patches: int
+    unreadable: tuple[tuple[int, int, int, int], ...] = ()
 
 
 class Ledger:
@@ -56,7 +60,7 @@ class Ledger:
             msg = f"{path.parent} was begun with other settings ({different}); use --overwrite to begin anew"
             raise CanvasError(msg)
         for line in lines[1:]:
-            done = Done(**line)
+            done = Done(**{**line, "unreadable": tuple(map(tuple, line.get("unreadable", ())))})
             self.done[done.row, done.column] = done
 
     def add(self, done: Done) -> None:
@@ -65,7 +69,8 @@ class Ledger:
         Raises:
             OutputError: the line cannot be written.
         """
-        self._append({"row": done.row, "column": done.column, "sha256": done.sha256, "patches": done.patches})
+        line = {"row": done.row, "column": done.column, "sha256": done.sha256, "patches": done.patches}
+        self._append({**line, "unreadable": done.unreadable} if done.unreadable else line)
         self.done[done.row, done.column] = done
 
     def close(self) -> None:

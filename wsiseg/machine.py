@@ -1,9 +1,10 @@
 """What this machine has to offer: cores and graphics cards, told without loading torch."""
 
 import os
+import platform
 from pathlib import Path
 
-__all__ = ["cores", "visible_gpus"]
+__all__ = ["cores", "gpu_name", "processor_name", "visible_gpus"]
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
 
@@ -22,3 +23,25 @@ def visible_gpus() -> list[str]:
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
     return [str(number) for number, _ in enumerate(DRIVER.iterdir())] if DRIVER.is_dir() else []
+
+
+def processor_name() -> str:
+    """What the processor is called."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def gpu_name(device: str) -> str:
+    """What the graphics card ``cuda`` or ``cuda:<n>`` is called; the device's own name where none tells."""
+    number = int(device.partition(":")[2] or 0)
+    cards = sorted(DRIVER.glob("*/information"))
+    visible = visible_gpus()
+    at = int(visible[number]) if number < len(visible) and visible[number].isdigit() else number
+    if at >= len(cards):
+        return device
+    lines = cards[at].read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model")), device)

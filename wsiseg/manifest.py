@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsiseg.errors import OutputError
+from wsiseg.focus import Focus
 from wsiseg.plan import Plan
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "SlideFacts",
     "SlideManifest",
     "describe",
+    "remove",
     "versions",
     "write_whole",
 ]
@@ -39,6 +41,8 @@ LIBRARIES = (
     "shapely",
     "numpy",
 )
+
+ADVISED = ("threshold", "min_area_um2", "min_hole_um2", "review_above")
 
 
 class _Frozen(BaseModel):
@@ -59,15 +63,21 @@ class SlideFacts(_Frozen):
     downsamples: tuple[float, ...]
     vendor: str
     reader: str
+    colour: str = "as stored"
 
 
 class Model(_Frozen):
-    """Which weights did it: fold files with their sha256."""
+    """Which weights did it: fold files with their sha256.
+
+    ``advised`` is what the bundle would have the outlines made with; where ``polygon_options``
+    say otherwise, somebody chose.
+    """
 
     name: str
     encoder: str
     weights: dict[str, str]
     mpp: float
+    advised: dict[str, float | None] = {}
 
 
 class Canvas(_Frozen):
@@ -92,7 +102,8 @@ class Counts(_Frozen):
 class Result(_Frozen):
     """What was found; means are weighted by area, and None where there is no tumour.
 
-    ``tissue_fraction`` is tumour area over tissue area.
+    ``tissue_fraction`` is tumour area over tissue area. Tissue of which nothing is known, because
+    it cannot be decoded, counts as ``unreadable_mm2`` and not as tissue.
     """
 
     tumor_mm2: float = 0.0
@@ -100,11 +111,16 @@ class Result(_Frozen):
     tissue_fraction: float | None = None
     mean_probability: float | None = None
     disagreement: float | None = None
+    unreadable_mm2: float = 0.0
     note: str = ""
 
 
 class SlideManifest(_Frozen):
-    """Everything in ``slide.json``. ``key`` decides the map's bytes, ``polygon_key`` the outlines'."""
+    """Everything in ``slide.json``. ``key`` decides the map's bytes, ``polygon_key`` the outlines'.
+
+    ``unreadable`` are the regions that could not be decoded and were left empty, ``(x, y, w, h)`` in
+    level-0 pixels. ``flags`` say in words what to know before trusting the result.
+    """
 
     format: Literal[1] = 1
     key: str
@@ -116,7 +132,10 @@ class SlideManifest(_Frozen):
     map_options: dict[str, Any]
     polygon_options: dict[str, Any]
     counts: Counts
+    unreadable: tuple[tuple[int, int, int, int], ...] = ()
+    focus: Focus = Focus()
     result: Result
+    flags: tuple[str, ...] = ()
     seconds: dict[str, float]
     device: str
     versions: dict[str, str]
@@ -164,9 +183,11 @@ def describe(plan: Plan) -> tuple[SlideFacts, Model, Canvas]:
         downsamples=slide.downsamples,
         vendor=slide.vendor,
         reader=slide.reader,
+        colour=slide.colour,
     )
     weights = {fold.file: fold.sha256 for fold in spec.folds}
-    model = Model(name=spec.name, encoder=spec.encoder, weights=weights, mpp=spec.mpp)
+    advised = {name: getattr(spec, name) for name in ADVISED}
+    model = Model(name=spec.name, encoder=spec.encoder, weights=weights, mpp=spec.mpp, advised=advised)
     grid = plan.grid
     return facts, model, Canvas(width=grid.width, height=grid.height, factor=plan.scale.factor, mpp=plan.mpp)
 
@@ -197,4 +218,17 @@ def write_whole(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         msg = f"{path} cannot be written: {error.strerror}"
+        raise OutputError(msg) from error
+
+
+def remove(path: Path) -> None:
+    """Take a file away, where there is one.
+
+    Raises:
+        OutputError: it cannot be taken away.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        msg = f"{path} cannot be removed: {error.strerror}"
         raise OutputError(msg) from error

@@ -1,5 +1,6 @@
 """One slide from its file to its folder: plan, tissue, blocks, outlines, record."""
 
+import logging
 import shutil
 import threading
 import time
@@ -7,75 +8,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from wsiseg.bundle import BundleSpec
 from wsiseg.canvas import ProbabilityMap
+from wsiseg.drawn import Drawn, drawn_tissue
 from wsiseg.errors import PlanError, WsisegError
 from wsiseg.export import Outlining, export_polygons
+from wsiseg.geometry import L0, Box
 from wsiseg.ledger import Ledger
+from wsiseg.look import Seen, View, look
 from wsiseg.manifest import Counts, Result, SlideManifest, describe, versions
+from wsiseg.nodata import regions
 from wsiseg.options import MapOptions
-from wsiseg.overview import MAX_PX
 from wsiseg.pipeline import BlockResult, BlockTask, Predict, Recipe, Work, plan_work, segment
 from wsiseg.place import LEDGER, MANIFEST, MAP, Place
-from wsiseg.plan import Plan, make_plan
+from wsiseg.plan import FOUND_CORNERS, MOST_CORNERS, Plan, make_plan
 from wsiseg.polygons import join, threshold_u8
-from wsiseg.readers import open_slide
-from wsiseg.readers.pyramid import PyramidSlide
-from wsiseg.tissue import TissueMask, find_slide_tissue, overview
+from wsiseg.recipes import SlideRecipe
+from wsiseg.slide import SlideInfo
+from wsiseg.tissue import TissueMask
 from wsiseg.workers import Mapper
 
-__all__ = ["EnsembleRecipe", "Job", "Progress", "SlideRecipe"]
+__all__ = ["Job", "Progress"]
 
-
-@dataclass(frozen=True, slots=True)
-class SlideRecipe:
-    """How a worker opens a slide; equal for every block of one slide."""
-
-    path: Path
-    mpp: float | None
-    mpp_source: str
-    reader: str
-    spec: BundleSpec
-    fingerprint: str | None = None
-
-    def __call__(self) -> PyramidSlide:
-        """Open the slide.
-
-        Raises:
-            SlideError: it cannot be opened, or its resolution is unknown.
-        """
-        return open_slide(
-            self.path,
-            mpp=self.mpp,
-            mpp_source=self.mpp_source,
-            reader=self.reader,
-            kernel=self.spec.resample,
-            known_fingerprint=self.fingerprint,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class EnsembleRecipe:
-    """How a worker loads the folds of a bundle."""
-
-    folder: Path
-    device: str
-    batch: int
-    fp32: bool
-    folds: int | None
-
-    def __call__(self) -> Predict:
-        """Load the weights; torch is loaded here and nowhere before.
-
-        Raises:
-            BundleError, DeviceError: see ``wsiseg.model.load_ensemble``.
-        """
-        from wsiseg.model import load_ensemble  # noqa: PLC0415 - only where a network is run
-
-        return load_ensemble(
-            self.folder, device=self.device, batch=self.batch, fp32=self.fp32, folds=self.folds
-        )
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +69,16 @@ class Job:
     mapper: Mapper
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def plan(self, opened: PyramidSlide) -> Plan:
-        """The plan for an open slide; see ``make_plan`` for what it refuses."""
+    def plan(self, slide: SlideInfo, drawn: Drawn | None = None) -> Plan:
+        """The plan for a slide; see ``make_plan`` for what it refuses."""
         options = self.map_options
         return make_plan(
-            opened.info, self.spec, per_block=options.block, numerics=self.numerics, tissue=options.tissue
+            slide,
+            self.spec,
+            per_block=options.block,
+            numerics=self.numerics,
+            tissue=options.tissue if drawn is None else drawn.setting,
+            sparing=options.skip_unreadable,
         )
 
     def segment(
@@ -127,16 +89,21 @@ class Job:
         Raises:
             WsisegError: the slide cannot be segmented or its result not written; says why.
         """
-        with recipe() as opened:
-            plan = self.plan(opened)
-            recipe = replace(recipe, fingerprint=opened.info.fingerprint)
-            with Place(folder).claimed() as place:
-                if not self.overwrite and place.finished(plan, self.outlining.key):
-                    return SlideManifest.read(folder / MANIFEST), True
-                work = _InWork(self, plan, recipe, place.begin(plan.settings, anew=self.overwrite))
-                manifest = work.do(opened, on_progress)
-                place.publish()
+        drawn = drawn_tissue(self.map_options.tissue, self.map_options.tissue_class, recipe.path)
+        with recipe() as opened:  # its pixels are the workers' business
+            plan = self.plan(opened.info, drawn)
+        recipe = replace(recipe, fingerprint=plan.slide.fingerprint)
+        with Place(folder).claimed() as place:
+            if not self.overwrite and place.finished(plan, self.outlining.key):
+                return SlideManifest.read(folder / MANIFEST), True
+            hidden = place.begin(plan.settings, anew=self.overwrite)
+            manifest = _InWork(self, plan, recipe, hidden, drawn).do(on_progress)
+            place.publish()
         return manifest, False
+
+
+_JOINING = threading.Lock()
+"""One slide's outlines are joined at a time: memory is foretold for one, however many are begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +114,13 @@ class _InWork:
     plan: Plan
     recipe: SlideRecipe
     folder: Path
+    drawn: Drawn | None
 
-    def do(self, opened: PyramidSlide, on_progress: Callable[[Progress], None]) -> SlideManifest:
+    def do(self, on_progress: Callable[[Progress], None]) -> SlideManifest:
         clock = _Clock()
         plan, outlining = self.plan, self.job.outlining
-        tissue = None if plan.tissue == "none" else find_slide_tissue(opened)
+        (seen,) = self.job.mapper(look, [self._view()])
+        tissue = seen.tissue
         clock.lap("tissue")
         canvas = self._canvas(tissue)
         task = BlockTask(
@@ -166,18 +135,22 @@ class _InWork:
             work = list(plan_work(plan, tissue, ledger))
             self._room(work)
             blocks = segment(task, work, mapper=self.job.mapper, ledger=ledger)
-            results = list(self._followed(blocks, len(work), on_progress))
+            results = list(self._counted(self._followed(blocks, len(work), on_progress)))
         canvas.sweep()
+        lost = regions(plan, _lost(results), self._looked_at_px(work))
         clock.lap("blocks")
-        regions = join((result.regions for result in results), plan.grid.chunk)
-        manifest = self._manifest(results, tissue)
-        thumbnail = overview(opened, MAX_PX)
-        manifest = export_polygons(regions, manifest, outlining, self.folder, thumbnail_YX3=thumbnail)
+        with _JOINING:
+            outlines = join((result.regions for result in results), plan.grid.chunk)
+            manifest = export_polygons(outlines, self._manifest(results, seen, lost), outlining, self.folder)
         clock.lap("export")
         seconds = {**clock.laps, **_summed(results), "total": clock.total}
         manifest = manifest.model_copy(update={"seconds": {k: round(v, 3) for k, v in seconds.items()}})
         manifest.write(self.folder / MANIFEST)
         return manifest
+
+    def _view(self) -> View:
+        drawn = None if self.drawn is None else self.drawn.mask(self.plan.slide)
+        return View(self.plan, self.recipe, self.folder, drawn, self.job.map_options.read_timeout)
 
     def _followed(
         self, blocks: Iterator[BlockResult], total: int, on_progress: Callable[[Progress], None]
@@ -196,6 +169,21 @@ class _InWork:
             if self.job.stop.is_set() and done < total:
                 msg = "stopped before it was done; run the same command again to go on"
                 raise WsisegError(msg)
+
+    def _counted(self, blocks: Iterator[BlockResult]) -> Iterator[BlockResult]:
+        """The blocks; said once when their outlines outgrow the forecast, refused when they have no end."""
+        corners, name = 0, self.plan.slide.name
+        for block in blocks:
+            before, corners = corners, corners + block.regions.vertices
+            if before <= FOUND_CORNERS < corners:
+                log.warning("%s has outlines of many corners, and takes more memory than foretold", name)
+            if corners > MOST_CORNERS:
+                msg = (
+                    f"outlines at {self.job.outlining.threshold:g} of more than {MOST_CORNERS} corners: "
+                    "noise; the same command with another --threshold goes on from here"
+                )
+                raise PlanError(msg)
+            yield block
 
     def _room(self, work: list[Work]) -> None:
         """Refuse to begin what the disk cannot hold."""
@@ -218,9 +206,20 @@ class _InWork:
         canvas = ProbabilityMap.create(path, plan.grid, scale=plan.scale, mpp=plan.slide.mpp, about=about)
         if tissue is not None:
             canvas.write_tissue(tissue.mask_YX, scale=tissue.scale, mpp=plan.slide.mpp)
+        if plan.sparing:
+            canvas.add_unreadable(scale=plan.scale, mpp=plan.slide.mpp)
         return canvas
 
-    def _manifest(self, results: list[BlockResult], tissue: TissueMask | None) -> SlideManifest:
+    def _looked_at_px(self, work: list[Work]) -> int:
+        blocks = ((self.plan.grid.block(one.row, one.column), one.patches) for one in work)
+        return sum(block.patches[number].core.area for block, wanted in blocks for number in wanted)
+
+    def _map_options(self) -> dict[str, Any]:
+        """As chosen, but for the regions' folder: a record names no path."""
+        chosen = asdict(self.job.map_options)
+        return chosen if self.drawn is None else {**chosen, "tissue": self.drawn.name}
+
+    def _manifest(self, results: list[BlockResult], seen: Seen, lost: list[Box[L0]]) -> SlideManifest:
         """The slide's record, but for what the export adds."""
         slide, model, canvas = describe(self.plan)
         counts = Counts(
@@ -237,15 +236,25 @@ class _InWork:
             slide=slide,
             model=model,
             canvas=canvas,
-            map_options=asdict(self.job.map_options),
+            map_options=self._map_options(),
             polygon_options={},
             counts=counts,
-            result=Result(tissue_mm2=None if tissue is None else tissue.area_mm2),
+            unreadable=tuple((box.x, box.y, box.w, box.h) for box in lost),
+            focus=seen.focus,
+            result=Result(
+                tissue_mm2=None if seen.tissue is None else seen.tissue.without(lost).area_mm2,
+                unreadable_mm2=sum(box.area for box in lost) * (self.plan.slide.mpp / 1000) ** 2,
+            ),
             seconds={},
             device=self.job.numerics,
             versions=versions(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _lost(results: list[BlockResult]) -> Iterator[tuple[int, int, int, int]]:
+    for result in results:
+        yield from result.done.unreadable
 
 
 def _summed(results: list[BlockResult]) -> dict[str, float]:

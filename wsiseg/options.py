@@ -4,10 +4,12 @@ The command line, the manifest and the job's key are all made from these fields,
 option cannot be accepted and forgotten.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-__all__ = ["ClusterOptions", "InputOptions", "MapOptions", "PolygonOptions"]
+__all__ = ["DEFAULT_BUNDLE", "ClusterOptions", "InputOptions", "MapOptions", "PolygonOptions"]
+
+DEFAULT_BUNDLE = "adeno-union"
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -50,7 +52,8 @@ class PolygonOptions:
     )
     review: float | None = _option(
         None,
-        "Class regions whose fold disagreement is above this as 'Tumor: Review'; try 0.15, 0.5 is never.",
+        "Class regions whose fold disagreement is above this as 'Tumor: Review'; the bundle's own by "
+        "default, 0.5 is never.",
         metavar="SD",
         range=(0, 0.5),
     )
@@ -72,7 +75,7 @@ class MapOptions:
     """How a slide becomes a probability map."""
 
     model: str = _option(
-        "adeno-mitb0", "A bundle's name (see wsiseg models list) or folder.", metavar="NAME|DIR"
+        DEFAULT_BUNDLE, "A bundle's name (see wsiseg models list) or folder.", metavar="NAME|DIR"
     )
     slide_mpp: float | None = _option(
         None,
@@ -81,10 +84,16 @@ class MapOptions:
         range=(0, None),
     )
     reader: str = _option(
-        "auto", "Which library reads the slide.", choices=("auto", "openslide", "tiffslide")
+        "auto", "Which reader is used: auto, openslide, tiffslide, zarr, image, …", metavar="NAME"
     )
-    tissue: Literal["auto", "none"] = _option(
-        "auto", "auto: only patches with tissue are run; none: all of them.", choices=("auto", "none")
+    tissue: str = _option(
+        "auto",
+        "auto: only patches with tissue are run; none: all of them; a GeoJSON file of regions drawn in "
+        "QuPath, or a folder with one for each slide: only patches that touch those.",
+        metavar="auto|none|PATH",
+    )
+    tissue_class: str | None = _option(
+        None, "Of the regions that --tissue names only those of this class.", metavar="NAME"
     )
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps.", metavar="DEVICE")
     batch: int = _option(
@@ -101,6 +110,9 @@ class MapOptions:
     )
     block: int = _option(
         2, "Patches along a block's side: memory against reading a margin twice.", metavar="N", range=(1, 16)
+    )
+    skip_unreadable: bool = _option(
+        False, "Leave regions that cannot be decoded empty, and name them, instead of failing the slide."
     )
     threads: int = _option(
         3, "Blocks in flight: one on the device, the others being read.", metavar="N", range=(1, None)
@@ -124,10 +136,11 @@ class InputOptions:
 class ClusterOptions:
     """Who does the work; moves no byte of a result."""
 
-    workers: int = _option(
-        0,
+    workers: int | None = _option(
+        None,
         "Processes of this machine that share the work, each on its own GPU where there are several; "
-        "0 works in threads of this one.",
+        "0 works in threads of this one. By default 1 for several slides, so that one which ends the "
+        "process that decodes it costs only itself, and 0 for one.",
         flags=("-j",),
         metavar="N",
         range=(0, None),
@@ -140,3 +153,7 @@ class ClusterOptions:
     tls_ca: str | None = _option(None, "The cluster's certificate authority, for tls://.", metavar="FILE")
     tls_cert: str | None = _option(None, "Our certificate, for tls://.", metavar="FILE")
     tls_key: str | None = _option(None, "The key of our certificate, for tls://.", metavar="FILE")
+
+    def for_slides(self, count: int) -> "ClusterOptions":
+        """The same with the number of processes chosen, for so many slides."""
+        return self if self.workers is not None else replace(self, workers=int(count > 1))

@@ -5,6 +5,7 @@ task: it reads its pixels once, writes one chunk of the map, and returns only a 
 outlines. It may run twice, anywhere, and leaves the same bytes.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -17,10 +18,12 @@ import numpy.typing as npt
 
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import DeviceError, SlideReadError
+from wsiseg.geometry import Box, Canvas
 from wsiseg.grid import Block, Patch
 from wsiseg.ledger import Done, Ledger
 from wsiseg.plan import Plan
 from wsiseg.polygons import Regions, outline
+from wsiseg.reads import PatchReaderRecipe
 from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask
 from wsiseg.workers import Mapper, within
@@ -82,23 +85,39 @@ class BlockResult:
     resumed: bool
 
 
-def mean_and_spread(prob_FBYX: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """The folds' mean and standard deviation, (2, B, Y, X) uint8 = value × 255, rounded half up.
+FINE, STRIP = 65535, 32
+
+
+def mean_and_spread(prob_FYX: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """The folds' mean and standard deviation, (2, Y, X) uint8 = value × 255, rounded half up.
 
     Each fold's probability is first rounded to 16 bits and then only integers are added, so
-    neither the order of the folds nor that of the batch can move a bit (decision 0003). The
+    the order of the folds cannot move a bit (decision 0003). The
     deviation is the population's, at most 0.5.
 
-    >>> mean_and_spread(np.array([[[[0.0]]], [[[1.0]]]], np.float32)).ravel().tolist()
+    >>> mean_and_spread(np.array([[[0.0]], [[1.0]]], np.float32)).ravel().tolist()
     [128, 128]
     """
-    folds, full = len(prob_FBYX), 65535
-    fine = np.rint(prob_FBYX * np.float32(full)).astype(np.int64)
-    total = fine.sum(axis=0)
-    mean = (2 * 255 * total + folds * full) // (2 * folds * full)
-    variance = folds * (fine * fine).sum(axis=0) - total * total
-    spread = np.floor(np.sqrt(variance) * (255 / (folds * full)) + 0.5)
-    return np.stack([mean.astype(np.uint8), spread.astype(np.uint8)])
+    folds, height, width = prob_FYX.shape
+    stats_CYX = np.zeros((2, height, width), np.uint8)
+    for top in range(0, height, STRIP):  # in strips that stay in the processor's cache
+        rows = slice(top, top + STRIP)
+        fine_FYX = np.rint(prob_FYX[:, rows] * np.float32(FINE)).astype(np.int32)
+        total_YX = fine_FYX[0] if folds == 1 else fine_FYX.sum(axis=0, dtype=np.int32)
+        np.take(_means(folds), total_YX, out=stats_CYX[0, rows], mode="clip")
+        if folds > 1:
+            exact_FYX = fine_FYX.astype(np.float64)  # whole numbers below 2^53
+            squares_YX = np.einsum("fyx,fyx->yx", exact_FYX, exact_FYX)
+            variance_YX = folds * squares_YX - np.square(total_YX, dtype=np.float64)
+            stats_CYX[1, rows] = np.floor(np.sqrt(variance_YX) * (255 / (folds * FINE)) + 0.5)
+    return stats_CYX
+
+
+@functools.cache
+def _means(folds: int) -> npt.NDArray[np.uint8]:
+    """The stored mean for every sum of so many probabilities of 16 bits."""
+    total_N = np.arange(folds * FINE + 1, dtype=np.int64)
+    return ((2 * 255 * total_N + folds * FINE) // (2 * folds * FINE)).astype(np.uint8)
 
 
 def plan_work(plan: Plan, tissue: TissueMask | None, ledger: Ledger) -> Iterator[Work]:
@@ -183,40 +202,47 @@ class BlockTask:
         """
         block = self.plan.grid.block(work.row, work.column)
         seconds: dict[str, float] = {}
-        if work.done is not None and self.map.holds(block, work.done.sha256):
+        if work.done is not None and self.map.holds(block, work.done.sha256, work.done.unreadable):
             done, resumed, map_CYX = work.done, True, self.map.read(block.core)
         else:
-            map_CYX = self._predict(block, work.patches, seconds)
+            map_CYX, lost = self._predict(block, work.patches, seconds)
             with _timed(seconds, "write"):
                 sha256 = self.map.write(block, map_CYX)
-            done, resumed = Done(work.row, work.column, sha256, len(work.patches)), False
+                if self.plan.sparing:
+                    self.map.write_unreadable(block, lost)
+            lost_px = tuple((box.x, box.y, box.w, box.h) for box in lost)
+            done, resumed = Done(work.row, work.column, sha256, len(work.patches), lost_px), False
         with _timed(seconds, "outline"):
             regions = outline(*map_CYX, threshold_u8=self.threshold_u8, x=block.core.x, y=block.core.y)
         return BlockResult(done, regions, seconds, resumed)
 
     def _predict(
         self, block: Block, wanted: tuple[int, ...], seconds: dict[str, float]
-    ) -> npt.NDArray[np.uint8]:
+    ) -> tuple[npt.NDArray[np.uint8], list[Box[Canvas]]]:
+        """The block's map, and the places in it of which nothing is known: the map is 0 there."""
         patches = [block.patches[number] for number in wanted]
         with _timed(seconds, "read"):
-            rgb_BYX3 = self._read(patches)
+            rgb_BYX3, unread = self._read(patches)
         with ExitStack() as held:
             predict = held.enter_context(PREDICTORS.use(self.predictor))
             _same_numerics(predict, self.plan)
             held.enter_context(_DEVICE)
             with _timed(seconds, "network"):
                 prob_FBYX = predict(rgb_BYX3)
-        stats_CBYX = mean_and_spread(prob_FBYX)
         map_CYX = np.zeros((2, block.core.h, block.core.w), np.uint8)
-        for patch, stats_CYX in zip(patches, stats_CBYX.swapaxes(0, 1), strict=True):
+        for number, patch in enumerate(patches):  # one by one: the sums take five times the memory
             rows, columns = patch.core.within(block.core)
-            map_CYX[:, rows, columns] = stats_CYX[:, *patch.core.within(patch.read)]
-        return map_CYX
+            kept_FYX = prob_FBYX[:, number, *patch.core.within(patch.read)]
+            map_CYX[:, rows, columns] = mean_and_spread(kept_FYX)
+        lost = [part for patch in patches for box in unread if (part := box & patch.core)]
+        for box in lost:
+            map_CYX[:, *box.within(block.core)] = 0
+        return map_CYX, lost
 
-    def _read(self, patches: list[Patch]) -> npt.NDArray[np.uint8]:
-        def read() -> npt.NDArray[np.uint8]:
-            with SLIDES.use(self.slide) as slide:
-                return _read(slide, self.plan, patches)
+    def _read(self, patches: list[Patch]) -> tuple[npt.NDArray[np.uint8], list[Box[Canvas]]]:
+        def read() -> tuple[npt.NDArray[np.uint8], list[Box[Canvas]]]:
+            with SLIDES.use(PatchReaderRecipe(self.slide, self.plan)) as reader:
+                return reader.read(patches)
 
         late = f"{self.plan.slide.name} gave no pixels for {self.read_timeout_s:g} s: is its disk there?"
         try:
@@ -240,15 +266,6 @@ def numerics_of(predictor: Recipe[Predict]) -> str:
     """What arithmetic a predictor does in this process, such as ``"cpu bfloat16"``."""
     with PREDICTORS.use(predictor) as predict:
         return str(getattr(predict, "numerics", "any"))
-
-
-def _read(slide: Slide, plan: Plan, patches: list[Patch]) -> npt.NDArray[np.uint8]:
-    """The patches' pixels (B, Y, X, 3), cut from one read of the box that holds them all."""
-    around = patches[0].read
-    for patch in patches:
-        around |= patch.read
-    rgb_YX3 = slide.read(plan.scale.to_l0(around), (around.h, around.w))
-    return np.stack([rgb_YX3[patch.read.within(around)] for patch in patches])
 
 
 @contextmanager

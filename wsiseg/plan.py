@@ -14,7 +14,9 @@ from wsiseg.bundle import BundleSpec
 from wsiseg.errors import PlanError, ResolutionError
 from wsiseg.geometry import Scale
 from wsiseg.grid import Grid
+from wsiseg.overview import MAX_PX
 from wsiseg.slide import SlideInfo
+from wsiseg.tissue import METHOD, mask_factor
 
 __all__ = ["PER_BLOCK", "Plan", "make_plan"]
 
@@ -35,11 +37,27 @@ ACTIVATION_BYTES_PER_PX = 520
 LIBRARY_BYTES = 780 * 2**20
 """Memory of Python, torch, the slide libraries and a small ensemble before any work (measured)."""
 
-THUMBNAIL_BYTES_PER_PX = 50
-"""Peak working memory of finding tissue, per pixel of the thumbnail (measured)."""
+THUMBNAIL_BYTES_PER_PX = 24
+"""Peak working memory of finding tissue, per pixel of the thumbnail (measured: 23.8)."""
 
-THUMBNAIL_MPP = 8.0
-"""Microns per pixel of the thumbnail; as in ``tissue``, which this module does not know."""
+SLIDE_BYTES = 2 * 64 * 2**20
+"""Memory of a slide in work: decoded tiles, kept by its handle, and pieces kept for blocks to come."""
+
+OVERVIEW_BYTES = 5 * 3 * MAX_PX**2
+"""Memory of the overview: the thumbnail, as it is and with outlines, tint and frame."""
+
+PIECE_BYTES = 56 * 2**20
+"""Memory of decoding the largest piece that is read at once (measured: 40, and what the allocator keeps)."""
+
+OUTLINE_BYTES_PER_PX = 30
+"""Peak working memory of outlining a block that is all tumour, per canvas pixel (measured: 24)."""
+
+FOUND_CORNERS = 2_000_000
+"""Corners of a slide's outlines that are foretold: an outline of 1.5 m. A slide of more is told of."""
+FOUND_BYTES = 200 * FOUND_CORNERS
+"""Memory of joining and exporting them (measured: 140 for each of so many, up to 400 where they are few)."""
+MOST_CORNERS = 25 * FOUND_CORNERS
+"""A slide of more is refused: 10 GB for outlines that no program would open."""
 
 STORED_BYTES_PER_PX = 1.0
 """Disk for one canvas pixel: two channels and their pyramid, after compression (measured, rounded up)."""
@@ -50,7 +68,8 @@ class Plan:
     """One slide, one model, and how the one is cut for the other.
 
     ``numerics`` names what arithmetic the predictor does (``"cpu bfloat16"``): other
-    arithmetic gives other bits, so a half-done map is not continued with it.
+    arithmetic gives other bits, so a half-done map is not continued with it. ``sparing``
+    leaves regions empty that cannot be decoded, instead of failing the slide.
     """
 
     slide: SlideInfo
@@ -59,6 +78,7 @@ class Plan:
     grid: Grid
     numerics: str = "any"
     tissue: str = "auto"
+    sparing: bool = False
 
     @property
     def mpp(self) -> float:
@@ -82,7 +102,8 @@ class Plan:
             "patch": [self.grid.patch, self.grid.margin],
             "block": self.grid.per_block,
             "numerics": self.numerics,
-            "tissue": self.tissue,
+            "tissue": METHOD if self.tissue == "auto" else self.tissue,
+            **({"unreadable regions": "left empty"} if self.sparing else {}),
         }
 
     @property
@@ -90,32 +111,26 @@ class Plan:
         """The sha256 (hex) of ``settings``: two runs with one key write the same map."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
-    def bytes_per_block(self, batch: int = 1) -> int:
-        """Memory that one block in flight takes, its patches predicted ``batch`` at a time."""
-        grid, level = self.grid, self._read_downsample
-        side = grid.chunk + 2 * grid.margin
-        decoded = (side * self.scale.factor / level) ** 2 * 7  # RGBA as decoded, RGB beside it
-        kept = side**2 * 3 + grid.chunk**2 * 2
-        return math.ceil(decoded + kept + self.predict_bytes(batch))
+    def bytes_per_block(self) -> int:
+        """Memory of one block in flight: its patches, every fold's answer, its outlines."""
+        grid = self.grid
+        patches = grid.per_block**2 * grid.patch**2 * (3 + 4 * len(self.spec.folds))
+        return PIECE_BYTES + patches + grid.chunk**2 * OUTLINE_BYTES_PER_PX
 
     def predict_bytes(self, batch: int = 1) -> int:
-        """Memory of one forward pass of one fold, with every fold's map kept."""
-        return batch * self.grid.patch**2 * (ACTIVATION_BYTES_PER_PX + 3 + 6 * len(self.spec.folds))
+        """Memory of one forward pass of one fold over so many patches."""
+        return batch * self.grid.patch**2 * ACTIVATION_BYTES_PER_PX
 
     def peak_bytes(self, threads: int, passes: int = 1) -> int:
-        """Memory of a whole run: libraries, blocks in flight, forward passes side by side, a thumbnail.
+        """Memory of a run in threads: libraries, two slides, blocks in flight, forward passes, outlines.
 
-        Only the thumbnail grows with the slide, and what is found on it.
+        Only the thumbnail grows with the slide, up to 768 MiB. Judging the focus takes less than the
+        thumbnail that it follows. Outlines of more than ``FOUND_CORNERS`` take more, and are told of.
         """
-        reading = self.bytes_per_block() - self.predict_bytes()
-        per_mask_px = max(1, round(THUMBNAIL_MPP / self.slide.mpp)) if self.tissue != "none" else math.inf
-        thumbnail = self.slide.bounds.area / per_mask_px**2 * THUMBNAIL_BYTES_PER_PX
-        working = threads * reading + self.predict_bytes(passes)
-        return LIBRARY_BYTES + math.ceil(working + thumbnail)
-
-    @property
-    def _read_downsample(self) -> float:
-        return max((d for d in self.slide.downsamples if d <= self.scale.factor * 1.001), default=1.0)
+        per_mask_px = math.inf if self.tissue == "none" else mask_factor(self.slide)
+        thumbnail = PIECE_BYTES + math.ceil(self.slide.bounds.area / per_mask_px**2 * THUMBNAIL_BYTES_PER_PX)
+        blocks = threads * self.bytes_per_block() + self.predict_bytes(passes)
+        return LIBRARY_BYTES + 2 * SLIDE_BYTES + blocks + thumbnail + OVERVIEW_BYTES + FOUND_BYTES
 
     def disk_bytes(self, patches: int) -> int:
         """Disk that the map of so many predicted patches takes."""
@@ -129,6 +144,7 @@ def make_plan(
     per_block: int = PER_BLOCK,
     numerics: str = "any",
     tissue: str = "auto",
+    sparing: bool = False,
 ) -> Plan:
     """Lay the canvas of a bundle over a slide.
 
@@ -139,6 +155,7 @@ def make_plan(
         per_block: patch cores along a block's side; decides memory, never a pixel.
         numerics: see ``Plan``.
         tissue: how tissue is found.
+        sparing: see ``Plan``.
 
     Raises:
         ResolutionError: the slide is far coarser than what the network was trained on.
@@ -169,7 +186,7 @@ def make_plan(
         margin=spec.margin,
         per_block=per_block,
     )
-    return Plan(slide, spec, scale, grid, numerics, tissue)
+    return Plan(slide, spec, scale, grid, numerics, tissue, sparing)
 
 
 def _power_of_two_in(number: int) -> int:

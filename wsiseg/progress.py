@@ -1,9 +1,12 @@
-"""How far a batch is: two lines that renew themselves on a terminal, log lines elsewhere."""
+"""How far a batch is: lines that renew themselves on a terminal, and log lines now and then."""
 
 import logging
+import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from wsiseg.inputs import SlideInput
@@ -14,6 +17,7 @@ __all__ = ["Display", "slide_line"]
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S, SHOW_EVERY_S = 60.0, 0.2
+BACK_AND_UP, BACK = "\r\x1b[K\x1b[1A", "\r\x1b[K"
 
 
 def slide_line(name: str, progress: Progress) -> str:
@@ -31,46 +35,78 @@ def slide_line(name: str, progress: Progress) -> str:
 
 
 class Display:
-    """The line of the batch and the line of the slide; may be called from several threads."""
+    """A line for the batch and one for every slide in work; may be called from several threads."""
 
     def __init__(self, total: int, stream: TextIO = sys.stderr, *, quiet: bool = False) -> None:
         self.total, self.stream = total, stream
         self.live = stream.isatty() and not quiet
-        self.done = self.failed = 0
-        self._lock, self._shown, self._drawn = threading.Lock(), time.monotonic(), False
-        self._start = time.monotonic()
+        self.done = self.failed = self.worked_on = 0
+        self._slides: dict[str, str] = {}
+        self._lock, self._drawn = threading.RLock(), 0
+        self._start = self._shown = self._logged = time.monotonic()
 
     def __call__(self, slide: SlideInput, progress: Progress) -> None:
         """Tell how far a slide is."""
         with self._lock:
+            self._slides[slide.name] = slide_line(slide.name, progress)
             now = time.monotonic()
-            if now - self._shown < (SHOW_EVERY_S if self.live else LOG_EVERY_S):
-                return
-            self._shown = now
-            line = slide_line(slide.name, progress)
-            if self.live:
+            if self.live and now - self._shown >= SHOW_EVERY_S:
+                self._shown = now
                 self._clear()
-                self.stream.write(f"{self._batch_line()}\n{line}")
-                self.stream.flush()
-                self._drawn = True
-            else:
-                log.info(line)
+                self._draw()
+            lines = self._lines() if now - self._logged >= LOG_EVERY_S else []
+            self._logged = now if lines else self._logged
+        for line in lines:
+            log.info(line)
 
-    def ended(self, *, failed: bool) -> None:
-        """Count a slide that is over, and make room for what is said of it."""
+    @contextmanager
+    def ended(self, slide: SlideInput, *, failed: bool = False, skipped: bool = False) -> Iterator[None]:
+        """Count a slide that is over, and leave the terminal to what is said of it."""
         with self._lock:
             self.done, self.failed = self.done + 1, self.failed + failed
+            self.worked_on += not skipped
+            self._slides.pop(slide.name, None)
             self._clear()
+            yield
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Make way for whatever is logged meanwhile, and leave no line behind."""
+        handlers = logging.getLogger().handlers if self.live else []
+        for handler in handlers:
+            handler.addFilter(self._make_way)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                handler.removeFilter(self._make_way)
+            with self._lock:
+                self._clear()
+
+    def _make_way(self, _: logging.LogRecord) -> bool:
+        with self._lock:
+            self._clear()
+        return True
+
+    def _draw(self) -> None:
+        columns, rows = shutil.get_terminal_size()
+        lines = [line[: columns - 1] for line in self._lines()[: rows - 1]]  # one that wraps is two
+        self.stream.write("\n".join(lines))
+        self.stream.flush()
+        self._drawn = len(lines)
 
     def _clear(self) -> None:
         if self._drawn:
-            self.stream.write("\r\x1b[K\x1b[1A\r\x1b[K")
+            self.stream.write(BACK_AND_UP * (self._drawn - 1) + BACK)
             self.stream.flush()
-            self._drawn = False
+            self._drawn = 0
 
-    def _batch_line(self) -> str:
+    def _lines(self) -> list[str]:
         left = ""
-        if self.done:
-            ahead = (time.monotonic() - self._start) / self.done * (self.total - self.done)
+        if self.worked_on:
+            ahead = (time.monotonic() - self._start) / self.worked_on * (self.total - self.done)
             left = f", about {ahead / 60:.0f} min left"
-        return f"{self.done} of {self.total} slides over, {self.failed} failed{left}"
+        return [
+            f"{self.done} of {self.total} slides over, {self.failed} failed{left}",
+            *self._slides.values(),
+        ]

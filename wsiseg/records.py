@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.errors import OutputError
-from wsiseg.manifest import versions, write_whole
+from wsiseg.location import Location, Remote, located
+from wsiseg.manifest import remove, versions, write_whole
 from wsiseg.run import Outcome
 
 __all__ = ["RunRecord"]
 
 COLUMNS = (
-    "slide", "status", "reason", "tumor_mm2", "tissue_mm2", "tissue_fraction", "polygons",
-    "mean_probability", "disagreement", "mpp", "mpp_source", "seconds",
+    "slide", "status", "reason", "flags", "tumor_mm2", "tissue_mm2", "tissue_fraction", "polygons",
+    "mean_probability", "disagreement", "unreadable_mm2", "mpp", "mpp_source", "seconds",
 )  # fmt: skip
 SUMMARY = "summary.csv"
 
@@ -28,7 +29,8 @@ SUMMARY = "summary.csv"
 class RunRecord:
     """One run of ``wsiseg segment`` over an output folder; keeps a row per slide and no more.
 
-    Slides of earlier runs stay in ``summary.csv``, those that were named again are replaced.
+    Slides of earlier runs stay in ``summary.csv``, those that were named again are replaced; its
+    rows are sorted by the slide's name (by code point), whatever the order they were done in.
     """
 
     out: Path
@@ -47,21 +49,23 @@ class RunRecord:
         """Put a slide into ``summary.csv``, and its reason beside its folder where it failed.
 
         Raises:
-            OutputError: a file cannot be written.
+            OutputError: a file cannot be written; the slide's row is kept for the next one.
         """
         name = outcome.slide.name
         self.totals[outcome.status] += 1
-        self.rows[name] = {"slide": name, "status": outcome.status, "reason": outcome.reason}
+        reason = _without_folder(outcome.reason, outcome.slide.path)
+        self.rows[name] = {"slide": name, "status": outcome.status, "reason": reason}
         failure = outcome.folder.with_name(f"{outcome.folder.name}.failed.json")
         if (manifest := outcome.manifest) is None:
             about = {**self.rows[name], "file": outcome.slide.path.name, "versions": versions()}
             write_whole(failure, (json.dumps(about, indent=2) + "\n").encode())
         else:
-            failure.unlink(missing_ok=True)
+            remove(failure)
             found = manifest.result.model_dump(exclude={"note"})
+            words = {"reason": manifest.result.note, "flags": "; ".join(manifest.flags)}
             facts = {"mpp": manifest.slide.mpp, "mpp_source": manifest.slide.mpp_source}
             rest = {"polygons": manifest.counts.polygons, "seconds": manifest.seconds.get("total")}
-            self.rows[name] |= found | facts | rest | {"reason": manifest.result.note}
+            self.rows[name] |= found | facts | rest | words
             self.models[manifest.model.name] = manifest.model.weights
             self.devices.add(manifest.device)
             self.totals["patches"] += manifest.counts.patches
@@ -77,14 +81,14 @@ class RunRecord:
         write_whole(self.out / SUMMARY, text.getvalue().encode())
 
     def finish(self, how: str) -> None:
-        """Write ``run-<time>.json``; ``how`` says whether the run came to its end.
+        """Write ``run-<time>.json``, and what ``add`` could not; ``how`` says if the run came to its end.
 
         Raises:
             OutputError: it cannot be written.
         """
         ended = datetime.now(UTC)
         record = {
-            "argv": list(self.argv),
+            "argv": [str(located(word)) if "://" in word else word for word in self.argv],
             "ended": how,
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": round((ended - self.started).total_seconds(), 3),
@@ -98,8 +102,22 @@ class RunRecord:
             "totals": self.totals,
             "versions": versions(),
         }
+        self._write_summary()
         name = f"run-{self.started:%Y%m%dT%H%M%S.%fZ}.json"
         write_whole(self.out / name, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _without_folder(reason: str, path: Location) -> str:
+    """A reason that names the slide's file alone: a folder's name may say whose slide it is.
+
+    >>> _without_folder("/data/DOE^JANE/a.svs does not exist", Path("/data/DOE^JANE/a.svs"))
+    'a.svs does not exist'
+    """
+    if isinstance(path, Remote):
+        return reason.replace(str(path), path.name)
+    for folder in (path.absolute().parent, path.parent):
+        reason = reason.replace(f"{folder}{os.sep}", "") if folder.name else reason
+    return reason
 
 
 def _rows(path: Path) -> dict[str, dict[str, object]]:

@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wsiseg.bundle import BundleSpec, find_bundle, load_spec
+from wsiseg.bundle import BundleSpec, find_bundle, load_spec, with_folds
+from wsiseg.drawn import check_tissue_option
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.export import outlining
 from wsiseg.inputs import SlideInput
 from wsiseg.machine import cores, visible_gpus
 from wsiseg.manifest import SlideManifest
-from wsiseg.one_slide import EnsembleRecipe, Job, Progress, SlideRecipe
+from wsiseg.one_slide import Job, Progress
 from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
 from wsiseg.pipeline import PREDICTORS, SLIDES, Predict, Recipe, numerics_of
+from wsiseg.readers import check_reader
+from wsiseg.recipes import EnsembleRecipe, SlideRecipe
 from wsiseg.workers import Mapper, existing_cluster, in_dask, in_threads, local_cluster, serially
 
 __all__ = ["Batch", "Outcome", "SlideInput"]
@@ -66,8 +69,10 @@ class Batch:
 
         Raises:
             BundleError, DeviceError: before any slide; without a model there is nothing to do.
-            UsageError: the cluster is not there.
+            UsageError: the cluster is not there, or no reader has the name that was given.
         """
+        check_reader(self.map_options.reader)
+        check_tissue_option(self.map_options.tissue, len(slides))
         spec, ensemble = self.model or self._bundle()
         how = outlining(self.polygon_options, spec)
         try:
@@ -86,8 +91,7 @@ class Batch:
     def _bundle(self) -> tuple[BundleSpec, Recipe[Predict]]:
         options = self.map_options
         folder = find_bundle(options.model).absolute()
-        spec = load_spec(folder)
-        spec = spec.model_copy(update={"folds": spec.folds[: options.folds]})
+        spec = with_folds(load_spec(folder), options.folds)
         return spec, EnsembleRecipe(folder, options.device, options.batch, options.fp32, options.folds)
 
     @contextmanager
@@ -111,7 +115,10 @@ class Batch:
         folder = (self.out / slide.name).absolute()
         mpp = slide.mpp if slide.mpp is not None else self.map_options.slide_mpp
         path = slide.path.absolute()
-        recipe = SlideRecipe(path, mpp, slide.mpp_source, self.map_options.reader, job.spec)
+        options = self.map_options
+        recipe = SlideRecipe(
+            path, mpp, slide.mpp_source, options.reader, job.spec, sparing=options.skip_unreadable
+        )
         try:
             manifest, skipped = job.segment(recipe, folder, lambda progress: on_progress(slide, progress))
         except WsisegError as error:

@@ -7,22 +7,20 @@ raises the first task's error in the caller.
 """
 # ruff: noqa: PLC0415 - dask is loaded only by those who ask for it
 
+import json
 import logging
-import os
-import pickle
 import queue
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from wsiseg.alone import alone, caught
 from wsiseg.errors import UsageError, WsisegError
 
 __all__ = ["Mapper", "existing_cluster", "in_dask", "in_threads", "local_cluster", "serially", "within"]
@@ -30,12 +28,19 @@ __all__ = ["Mapper", "existing_cluster", "in_dask", "in_threads", "local_cluster
 T = TypeVar("T")
 R = TypeVar("R")
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 """How long to wait, in seconds, while a cluster has no worker at all."""
+
+HANDING_OVER_S = 5.0
+"""How long to wait for a finished task's result, in seconds, before looking at the others again."""
+
+TRIES_ALONE = 5
+"""How often a task is tried alone whose watching worker dies meanwhile, of another task it may be."""
 
 CONFIG = {
     "distributed.scheduler.worker-saturation": 1.0,  # the task that killed a worker is blamed, not its queue
     "distributed.scheduler.allowed-failures": 1,
+    "distributed.deploy.lost-worker-timeout": "60s",  # 15 by default: a busy machine starts no Python in that
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
@@ -117,40 +122,6 @@ def within(limit_s: float, work: Callable[[], R], late: str) -> R:
     return found
 
 
-def _caught(work: Callable[[T], R], item: T) -> tuple[R | None, WsisegError | None]:
-    """Our own errors as values: Dask neither repeats nor rewraps them."""
-    try:
-        return work(item), None
-    except WsisegError as error:
-        return None, error
-
-
-def _alone(work: Callable[[T], R], item: T) -> tuple[R | None, WsisegError | None]:
-    """The same in a fresh process with nobody else in it, for a task whose worker died."""
-    child = [sys.executable, "-c", "from wsiseg.workers import _answer; _answer()"]
-    done = subprocess.run(  # noqa: S603 - our own interpreter
-        child, input=pickle.dumps((work, item)), stdout=subprocess.PIPE, check=False
-    )
-    if done.returncode == 0:
-        found: tuple[R | None, WsisegError | None] = pickle.loads(done.stdout)  # noqa: S301 - our own child
-        return found
-    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    msg = (
-        f"{item} ends every process that works on it, even alone ({how}): is memory short (--block 1, fewer "
-        "--threads), or is the slide damaged there?"
-    )
-    return None, WsisegError(msg)
-
-
-def _answer() -> None:
-    """The child of ``_alone``: a pickled call on stdin, its pickled result on stdout."""
-    out = os.dup(1)
-    os.dup2(2, 1)  # what libraries print must not fall into the answer
-    work, item = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
-    with os.fdopen(out, "wb") as answer:
-        answer.write(pickle.dumps(_caught(work, item)))
-
-
 @dataclass
 class _InDask:
     """One map on a cluster: at most one task more than threads in flight on each worker."""
@@ -161,7 +132,7 @@ class _InDask:
     def __post_init__(self) -> None:
         self.done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.running: dict[str, tuple[Any, Any]] = {}
-        self.alone: set[str] = set()
+        self.alone: dict[str, int] = {}
         self.seen, self.room = time.monotonic(), 1
 
     def map(self, work: Callable[[Any], R], items: Iterable[Any]) -> Iterator[R]:
@@ -172,7 +143,7 @@ class _InDask:
                     self._look()
                     looked = time.monotonic()
                 for item in islice(waiting, max(0, self.room - len(self.running))):
-                    self._submit(_caught, work, item)
+                    self._submit(caught, work, item)
                 if not self.running:
                     return
                 try:
@@ -184,35 +155,45 @@ class _InDask:
             for future, _ in self.running.values():
                 future.release()
 
-    def _submit(self, call: Callable[..., Any], work: Callable[[Any], Any], item: Any) -> None:
+    def _submit(
+        self, call: Callable[..., Any], work: Callable[[Any], Any], item: Any, *, tries: int = 0
+    ) -> None:
         try:
             future = self.client.submit(call, work, item, pure=False, retries=0)
         except (OSError, RuntimeError) as error:
             raise _lost() from error
         self.running[future.key] = future, item
-        if call is _alone:
-            self.alone.add(future.key)
+        self.alone[future.key] = tries
         future.add_done_callback(self.done.put)
 
     def _taken(self, future: Any, work: Callable[[Any], R]) -> Iterator[R]:
         from distributed.scheduler import KilledWorker
 
-        _, item = self.running.pop(future.key)
+        _, item = self.running[future.key]
         try:
-            result, error = future.result(timeout=60)
+            result, error = future.result(timeout=HANDING_OVER_S)
+        except TimeoutError:  # the worker died before it handed the result over; it is made again elsewhere
+            self.done.put(future)
+            return
         except KilledWorker as killed:
-            if future.key in self.alone:
-                msg = f"the worker that watched over {item} died too; is the machine short of memory?"
+            tries = self._forget(future)
+            if tries == TRIES_ALONE:
+                msg = f"{tries} workers that watched over {item} died too; is the machine short of memory?"
                 raise WsisegError(msg) from killed
-            self._submit(_alone, work, item)
+            self._submit(alone, work, item, tries=tries + 1)
             return
         except (CancelledError, OSError) as lost:
             raise _lost() from lost
-        finally:
-            future.release()
+        self._forget(future)
         if error is not None:
             raise error
         yield result
+
+    def _forget(self, future: Any) -> int:
+        """Let a task go; how often it has been tried alone."""
+        del self.running[future.key]
+        future.release()
+        return self.alone.pop(future.key)
 
     def _look(self) -> None:
         """Count the workers; give up when there is none for too long."""
@@ -222,6 +203,8 @@ class _InDask:
             raise _lost() from error
         now = time.monotonic()
         self.room = sum(threads.values()) + max(1, len(threads))
+        if (ours := self.client.cluster) is not None and len(threads) < len(ours.worker_spec):
+            ours.scale(len(ours.worker_spec))  # dask gives up a worker that is slow to come back, for good
         if threads:
             self.seen = now
         elif now - self.seen > self.patience_s:
@@ -279,6 +262,7 @@ def local_cluster(
         dask.config.set(CONFIG),
         SpecCluster(workers, {"cls": Scheduler, "options": common}, silence_logs="CRITICAL") as cluster,
         Client(cluster, set_as_default=False) as client,
+        _heard(client),
     ):
         yield client
 
@@ -292,20 +276,45 @@ def existing_cluster(where: str, *, tls: tuple[str, str, str] | None = None) -> 
         tls: the files of the authority's certificate, our certificate, and our key.
 
     Raises:
-        UsageError: nobody answers there.
+        UsageError: nobody answers there, or TLS is set on one side only.
     """
     from distributed import Client, Security
 
+    address = _address(where)
+    if address.startswith("tls://") and tls is None:
+        msg = f"the scheduler at {where} is behind TLS: give --tls-ca, --tls-cert and --tls-key"
+        raise UsageError(msg)
+    if tls is not None and not address.startswith("tls://"):
+        msg = f"the scheduler at {where} is not behind TLS: start it so, or leave --tls-ca and the others out"
+        raise UsageError(msg)
     names = ("tls_ca_file", "tls_client_cert", "tls_client_key")
     security = Security(**dict(zip(names, tls, strict=True)), require_encryption=True) if tls else None
-    place = {"address": where} if "://" in where else {"scheduler_file": where}
-    if "scheduler_file" in place and not Path(where).is_file():
-        msg = f"{where} is neither tcp://host:port nor a scheduler's file: is the scheduler running?"
-        raise UsageError(msg)
     try:
-        client = Client(**place, security=security, timeout=10, set_as_default=False)
+        client = Client(address, security=security, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
-        msg = f"no Dask scheduler answers at {where} ({error}): is it running, and is TLS set on both sides?"
+        msg = f"no Dask scheduler answers at {where} ({error}): is it running, are the TLS files its own?"
         raise UsageError(msg) from error
-    with client:
+    with client, _heard(client):
         yield client
+
+
+@contextmanager
+def _heard(client: Any) -> Iterator[None]:
+    """What workers warn of is logged here."""
+    client.forward_logging("wsiseg", level=logging.WARNING)
+    try:
+        yield
+    finally:
+        with suppress(OSError, CancelledError, RuntimeError, ValueError):  # the scheduler may be gone
+            client.unforward_logging("wsiseg")
+
+
+def _address(where: str) -> str:
+    """The scheduler's address: what is given, or what its file says."""
+    if "://" in where:
+        return where
+    try:
+        return str(json.loads(Path(where).read_text())["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{where} is neither tcp://host:port nor a scheduler's file: is the scheduler running?"
+        raise UsageError(msg) from error

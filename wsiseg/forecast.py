@@ -1,0 +1,137 @@
+"""How long a slide will take: from what patches took on this device, and reading took on this slide.
+
+The first forecast for a device, network and precision runs patches of noise for some seconds and keeps
+what they took in ``$XDG_CACHE_HOME/wsiseg/rates.json`` (``~/.cache``); later ones look it up. On a
+CPU processor time is measured and not the clock, so that a busy machine is forecast as an idle one.
+"""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from wsiseg.errors import OutputError, SlideReadError
+from wsiseg.geometry import L0, Box
+from wsiseg.machine import cores, gpu_name, processor_name, visible_gpus
+from wsiseg.manifest import write_whole
+from wsiseg.options import MapOptions
+from wsiseg.pipeline import Predict
+from wsiseg.plan import Plan
+from wsiseg.slide import Slide
+from wsiseg.tissue import OVERVIEW_DOWNSAMPLE
+
+__all__ = ["Device", "network_rate", "read_rate", "seconds_of"]
+
+log = logging.getLogger(__name__)
+
+REST_S = 0.020
+"""Processor time of all but reading and the network, per canvas Mpx: means, map, outlines (measured)."""
+READ_S = 0.012
+"""Processor time of reading and resampling a Mpx of a level, where the slide does not show it (measured)."""
+SIDE_PX = 1500
+"""Pixels of a coarse level, along an axis, that are read to see how fast that goes."""
+TWICE = 1.05
+"""So much more than the cores of patches is read: the slide's rim, and what no neighbour had kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What will compute: the name of a GPU or of the processor, and the cores that may be used."""
+
+    name: str
+    on_gpu: bool
+    cores: int
+
+    @classmethod
+    def of(cls, options: MapOptions) -> "Device":
+        """The device that options mean, told without loading torch."""
+        kind = options.device
+        if kind == "auto":
+            kind = "cuda" if visible_gpus() else "mps" if sys.platform == "darwin" else "cpu"
+        name = gpu_name(kind) if kind.startswith("cuda") else processor_name()
+        return cls(name if kind != "mps" else f"{name} GPU", kind != "cpu", cores())
+
+
+def seconds_of(
+    patches: int, plan: Plan, options: MapOptions, *, network_s: float, read_s: float | None
+) -> float:
+    """Seconds for so many patches, given those of a patch and fold and those of reading a level's Mpx.
+
+    A GPU works while the processor reads and writes, so the slower of the two counts; on a CPU they
+    share the cores. With no ``read_s`` it is the network's time alone.
+    """
+    device, factor = Device.of(options), plan.scale.factor
+    level = max(d for d in plan.slide.downsamples if d <= max(factor, 1) * 1.01)
+    canvas_mpx = patches * plan.grid.core**2 / 1e6
+    core_s = 0.0 if read_s is None else canvas_mpx * (read_s * TWICE * (factor / level) ** 2 + REST_S)
+    beside = core_s / min(device.cores, options.threads)
+    network = patches * len(plan.spec.folds) * network_s
+    if device.on_gpu:
+        return max(network, beside)
+    at_once = min(device.cores, plan.grid.per_block**2 * len(plan.spec.folds))
+    return network / at_once + beside
+
+
+def read_rate(slide: Slide, plan: Plan) -> float:
+    """Processor time of reading and resampling a Mpx of a level, seen on one that is no full resolution."""
+    info, bounds = slide.info, slide.info.bounds
+    coarse = [downsample for downsample in info.downsamples if downsample >= OVERVIEW_DOWNSAMPLE]
+    if not coarse:
+        return READ_S
+    step = min(coarse)
+    w, h = (min(side, round(SIDE_PX * step)) for side in (bounds.w, bounds.h))
+    box: Box[L0] = Box(bounds.x + (bounds.w - w) // 2, bounds.y + (bounds.h - h) // 2, w, h)
+    shrink = step * max(1.0, plan.scale.factor / max(1, math.floor(plan.scale.factor)))
+    start = time.thread_time()
+    try:
+        slide.read(box, (max(1, round(h / shrink)), max(1, round(w / shrink))))
+    except SlideReadError:  # the run will say so, or spare it
+        return READ_S
+    return (time.thread_time() - start) / (box.area / step**2 / 1e6)
+
+
+def network_rate(plan: Plan, options: MapOptions, load: Callable[[], Predict]) -> float:
+    """Seconds per patch and fold, remembered, or measured on noise and then remembered.
+
+    Of the clock on a GPU, of one core on a CPU. ``load`` loads one fold of the network.
+    """
+    device, side = Device.of(options), plan.grid.patch
+    precision = "float32" if options.fp32 else "its best precision"
+    batch = f", batches of {options.batch}" if device.on_gpu else f", {device.cores} cores"
+    key = f"{device.name}{batch}: {plan.spec.encoder}, {side} px, {precision}, torch {version('torch')}"
+    known = _remembered()
+    if key in known:
+        return known[key]
+    predict, count = load(), options.batch if device.on_gpu else device.cores
+    noise_BYX3 = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+    predict(noise_BYX3[:1] if not device.on_gpu else noise_BYX3)
+    clock = time.perf_counter if device.on_gpu else time.process_time
+    start = clock()
+    predict(noise_BYX3)
+    taken = (clock() - start) / count
+    try:
+        write_whole(_file(), json.dumps({**_remembered(), key: taken}, indent=1).encode())
+    except OutputError as error:  # it is measured again the next time
+        log.info("the rate is not remembered: %s", error)
+    return taken
+
+
+def _file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsiseg" / "rates.json"
+
+
+def _remembered() -> dict[str, float]:
+    """What is kept; of a damaged file nothing, for it is measured anew and nothing else depends on it."""
+    try:
+        found = json.loads(_file().read_text("utf-8"))
+        return {str(key): float(value) for key, value in found.items() if 0 < float(value) < math.inf}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
