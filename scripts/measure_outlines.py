@@ -2,7 +2,7 @@
 
 A map of ``--side`` squared canvas pixels is drawn with about ``--regions`` ragged regions, many with
 a hole, and stored as a run would store it. Each command then runs in a process of its own; its wall
-time, its peak memory and the sizes of its files are printed as a table.
+time, its processor time, its peak memory and the sizes of its files are printed as a table.
 
 By hand: ``python scripts/measure_outlines.py --side 20000 --regions 50000``.
 """
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.canvas import ProbabilityMap
-from wsiseg.export import Outlining, export_polygons
+from wsiseg.export import Outlining, export_polygons, keep_thumbnail
 from wsiseg.geometry import Scale
 from wsiseg.grid import Grid
 from wsiseg.ledger import Done, Ledger
@@ -45,7 +45,7 @@ def main() -> int:
         draw(folder, given.side, given.regions)
         seconds, map_mb = time.perf_counter() - started, size_mb(folder / "probability.zarr")
         print(f"map drawn in {seconds:.0f} s, {map_mb:.0f} MB", flush=True)
-        print("| command | seconds | peak MB | file MB |\n|---|---|---|---|")
+        print("| command | seconds | of CPU | peak MB | file MB |\n|---|---|---|---|---|")
         small = ("--min-area", "0", "--min-hole", "0", "--simplify", "1")
         everything = ("--max-vertices", "100000000")
         measure("polygons", str(folder), "--threshold", "0.5", *small, *everything)
@@ -77,10 +77,8 @@ def draw(folder: Path, side: int, regions: int) -> None:
             part_YX = prob_YX[block.core.within(grid.extent)]
             sha256 = canvas.write(block, np.stack([part_YX, part_YX // 8]))
             ledger.add(Done(*block.index, sha256, len(block.patches)))
-    thumbnail_YX3 = np.full((2048, 2048, 3), 245, np.uint8)
-    manifest = export_polygons(
-        Regions.concatenate([]), record(grid), options(), folder, thumbnail_YX3=thumbnail_YX3
-    )
+    keep_thumbnail(folder, np.full((2048, 2048, 3), 245, np.uint8))
+    manifest = export_polygons(Regions.concatenate([]), record(grid), options(), folder)
     manifest.write(folder / "slide.json")
 
 
@@ -155,11 +153,15 @@ def measure(*arguments: str) -> None:
     said = child.stdout.read().decode() if child.stdout else ""
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    seconds, peak_mb = time.perf_counter() - started, used.ru_maxrss / 1024
+    seconds, cpu, peak_mb = (
+        time.perf_counter() - started,
+        used.ru_utime + used.ru_stime,
+        used.ru_maxrss / 1024,
+    )
     shown = " ".join(Path(word).name if "/" in word else word for word in arguments)
     folder = Path(arguments[1]) if arguments[0] == "polygons" else Path(arguments[1]).parent
     files = ", ".join(f"{p.name} {size_mb(p):.1f}" for p in sorted(folder.glob("tumor*")))
-    print(f"| `{shown}` | {seconds:.1f} | {peak_mb:.0f} | {files} |", flush=True)
+    print(f"| `{shown}` | {seconds:.1f} | {cpu:.1f} | {peak_mb:.0f} | {files} |", flush=True)
     if "--sweep" not in arguments:
         print("\n".join(f"<!-- {line[line.find(': ') + 2 :]} -->" for line in said.splitlines()))
 

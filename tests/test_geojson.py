@@ -1,5 +1,6 @@
 import gzip
 import math
+import tracemalloc
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from wsiseg.errors import OutputError
-from wsiseg.geojson import Export, features, place, write
+from wsiseg.geojson import Export, Placed, features, place, write
 from wsiseg.geometry import Scale
 from wsiseg.polygons import Regions, outline, tidy
 from wsiseg.qupath import check, problems
@@ -215,6 +216,22 @@ def test_a_written_file_is_whole_passes_and_is_the_same_every_time(tmp_path: Pat
     assert (written.features, written.bytes) == (len(placed.polygons_N), len(raw))
     assert written.vertices == shapely.get_num_coordinates(placed.polygons_N).sum()
     assert check(paths[0]) == []
+
+
+def test_writing_a_million_vertices_takes_less_memory_than_their_coordinates(tmp_path: Path) -> None:
+    round_ = np.round(shapely.get_coordinates(shapely.Point(0, 0).buffer(50, quad_segs=250)) * 4) / 4
+    corners_NP2 = round_ + 200 * np.arange(1000)[:, None, None]
+    means_N = np.full(1000, 0.8)
+    polygons_N = np.asarray(shapely.polygons(corners_NP2), object)
+    placed = Placed(export(), polygons_N, means_N, means_N, dropped=0, repaired=0)
+    tracemalloc.start()
+    try:
+        written = write(tmp_path / "a.geojson", features(placed), {})
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert written.vertices == 1_001_000
+    assert peak_bytes < 16 * written.vertices / 4
 
 
 def test_a_gzipped_file_tells_neither_its_name_nor_its_time(tmp_path: Path) -> None:

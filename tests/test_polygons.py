@@ -1,5 +1,6 @@
 import math
 import pickle
+import tracemalloc
 from collections.abc import Iterator
 from random import Random
 
@@ -272,3 +273,22 @@ def test_simplifying_rises_until_the_vertices_fit_the_budget() -> None:
     assert fitted.vertices <= kept.vertices // 2
     _, last = within_budget(regions, simplify_px=0, max_vertices=3)
     assert 8 <= last < 12
+
+
+def test_joining_a_million_vertices_that_reach_no_seam_takes_less_memory_than_their_coordinates() -> None:
+    teeth = [(x + step, x % 2) for x in range(30) for step in (0, 1)]
+    comb = np.array([*teeth, (30, 3), (0, 3), teeth[0]])
+    y, x = np.divmod(np.arange(20_000), 200)
+    polygons_N = np.asarray(
+        shapely.polygons(comb + np.stack([32 * x + 1, 8 * y + 2], axis=1)[:, None]), object
+    )
+    ones_N = np.ones(len(polygons_N))
+    apart = Regions(polygons_N, shapely.area(polygons_N).astype(np.int64), ones_N, ones_N)
+    tracemalloc.start()
+    try:
+        joined = join([apart], 1024)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert joined.vertices == apart.vertices > 1_000_000
+    assert peak_bytes < 16 * apart.vertices / 2

@@ -25,19 +25,24 @@ from PIL import Image
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.cli import main
 from wsiseg.errors import CanvasError, OutputError
-from wsiseg.export import Outlining, export_polygons
+from wsiseg.export import Outlining, export_polygons, keep_thumbnail
+from wsiseg.flags import flags
+from wsiseg.focus import Focus
 from wsiseg.geometry import Scale
 from wsiseg.grid import Grid
 from wsiseg.heatmap import write_heatmap
+from wsiseg.inputs import SlideInput
 from wsiseg.ledger import Done, Ledger
 from wsiseg.manifest import Canvas, Counts, Model, Result, SlideFacts, SlideManifest
 from wsiseg.overview import draw_overview
 from wsiseg.place import Place
 from wsiseg.polygons import join, outline, threshold_u8
 from wsiseg.qupath import check
+from wsiseg.records import RunRecord
 from wsiseg.reoutline import outlines, reoutline, sweep
 from wsiseg.report import write_report
 from wsiseg.review import REVIEW_ABOVE
+from wsiseg.run import Outcome
 
 Map = npt.NDArray[np.uint8]
 SETTINGS = {"block": 2}
@@ -106,7 +111,8 @@ def finished(
             least = threshold_u8(options.threshold)
             parts.append(outline(*part_CYX, threshold_u8=least, x=block.core.x, y=block.core.y))
     slide_YX3 = np.random.default_rng(5).integers(0, 256, (200, 300, 3), np.uint8)
-    done = export_polygons(join(parts, grid.chunk), manifest, options, folder, thumbnail_YX3=slide_YX3)
+    keep_thumbnail(folder, slide_YX3)
+    done = export_polygons(join(parts, grid.chunk), manifest, options, folder)
     done.write(folder / "slide.json")
     return done
 
@@ -283,6 +289,19 @@ def test_class_and_list_agree_on_what_is_to_be_reviewed(
     assert check(tmp_path / "a" / "tumor.geojson") == []
 
 
+def test_of_one_network_no_disagreement_is_told_anywhere(tmp_path: Path) -> None:
+    alone = Model(name="m", encoder="e", weights={"fold-1": "0" * 64}, mpp=MPP)
+    map_CYX = MAP_CYX * np.array([1, 0], np.uint8)[:, None, None]
+    manifest = finished(tmp_path / "a", map_CYX, options=how(review_above=0.1), model=alone)
+    assert manifest.result.disagreement is None
+    assert manifest.result.mean_probability is not None
+    assert "Fold disagreement" not in (tmp_path / "a" / "tumor.geojson").read_text()
+    assert {(row["disagreement"], row["review"]) for row in rows(tmp_path / "a" / "review.csv")} == {
+        ("", "no")
+    }
+    assert check(tmp_path / "a" / "tumor.geojson") == []
+
+
 def test_a_slide_over_the_vertex_budget_is_simplified_and_says_so(tmp_path: Path) -> None:
     rough = (np.random.default_rng(0).random((2, GRID.height, GRID.width)) < 0.6).astype(np.uint8) * 255
     finished(tmp_path / "a", rough, options=how(min_area_um2=0.0, min_hole_um2=0.0, simplify_px=0.0))
@@ -332,7 +351,7 @@ def test_the_overview_is_drawn_on_the_same_thumbnail_each_time(tmp_path: Path) -
     reoutline(tmp_path / "a", {"threshold": 1.0, "min_area": 1e9})
     with Image.open(tmp_path / "a" / "overview.png") as picture, \
             Image.open(tmp_path / "a" / "thumbnail.jpg") as plain:  # fmt: skip
-        top = np.asarray(picture)[: plain.height]
+        top = np.asarray(picture)[: plain.height, : plain.width]
         assert np.array_equal(top, np.asarray(plain)), "nothing found, nothing drawn, nothing left of before"
     (tmp_path / "a" / "thumbnail.jpg").unlink()
     with pytest.raises(OutputError, match=r"thumbnail\.jpg cannot be read"):
@@ -355,6 +374,44 @@ def test_the_overview_tints_what_is_inside_and_nothing_in_holes_or_outside() -> 
         assert tuple(pixel[outside]) == (255, 255, 255)
     assert tuple(pixel[10, 40]) == (200, 0, 0), "the outline"
     assert tuple(pixel[2, 3]) == (255, 140, 0), "the outline of what is to be reviewed"
+
+
+def test_the_overview_shows_the_rim_of_the_tissue_where_it_lies(tmp_path: Path) -> None:
+    """It is stored with the map, so that asking again draws it too; at the picture's rim there is no line."""
+    finished(tmp_path / "a")
+    mask_YX = np.zeros((20, 30), np.bool_)
+    mask_YX[4:9, 6:30] = True
+    canvas = ProbabilityMap.open(tmp_path / "a" / "probability.zarr")
+    canvas.write_tissue(mask_YX, scale=Scale(20.0, 30, 60), mpp=MPP)
+    reoutline(tmp_path / "a", {"threshold": 1.0, "min_area": 1e9})
+    with Image.open(tmp_path / "a" / "overview.png") as picture, \
+            Image.open(tmp_path / "a" / "thumbnail.jpg") as plain:  # fmt: skip
+        found_YX3, plain_YX3 = np.asarray(picture)[: plain.height, : plain.width], np.asarray(plain)
+        per_mask_px = plain.width / (GRID.width * FACTOR) * 20
+    teal_YX = (found_YX3 == (0, 120, 140)).all(axis=2)
+    assert np.array_equal(found_YX3[~teal_YX], plain_YX3[~teal_YX])
+    rows, columns = np.flatnonzero(teal_YX.any(axis=1)), np.flatnonzero(teal_YX.any(axis=0))
+    assert (rows[0], rows[-1] + 1) == pytest.approx((4 * per_mask_px, 9 * per_mask_px), abs=1)
+    assert columns[0] == pytest.approx(6 * per_mask_px, abs=1)
+    assert teal_YX[rows[0] + 2 : rows[-1] - 1, columns[0]].all()
+    assert teal_YX[rows[0] + 2 : rows[-1] - 1].sum() == rows[-1] - rows[0] - 3, "one pixel wide, on one side"
+
+
+@pytest.mark.parametrize(("height", "width"), [(1984, 40), (1984, 1984), (300, 1984), (50, 50)])
+def test_the_words_under_an_overview_are_whole_whatever_the_slides_shape(height: int, width: int) -> None:
+    white = np.full((height, width, 3), 255, np.uint8)
+    found = "tumour 1234.56 mm^2 of 2345.67 mm^2 tissue, 12345 regions (1234 to review); "
+    one = np.array([shapely.box(5, 5, 30, 30)], object)
+    picture = draw_overview(
+        white, one, np.array([True]), mpp=2.0, px_per_canvas_px=1,
+        caption=f"{found}probability 0.55 or more; a-bundle-of-some-name, research use only",
+    )  # fmt: skip
+    assert max(picture.size) <= 2048
+    words = np.asarray(picture)[height:]
+    assert (words[:, -3:] == 255).all(), "not cut at the right"
+    assert (words[-2:] == 255).all(), "nor below"
+    for color in ((200, 0, 0), (255, 140, 0)):
+        assert (words == color).all(axis=2).any(), "what a colour means"
 
 
 class Page(HTMLParser):
@@ -393,10 +450,11 @@ def test_the_report_has_a_row_per_slide_failures_first_and_fetches_nothing(tmp_p
     head, *body = page.table
     assert [row[0].split("tumor.geojson")[0] for row in body] == ["z", "b", "sub/a"]
     assert [row[1] for row in body] == ["failed", "done", "done"]
-    assert "no microns <b>&" in body[0][-1]
+    assert "no microns <b>&" in body[0][2]
     assert all(len(row) == len(head) for row in body)
     assert body[2][head.index("Regions")] == "3"
-    assert "2 of 3 regions to review" in body[2][-1]
+    assert body[2][head.index("Tumour, mm²")].endswith("p\xa0≥\xa00.35")
+    assert "2 of 3 regions to review" in body[2][2]
     assert all(a.startswith("data:image/jpeg;base64,") or (tmp_path / a).exists() for a in page.addresses)
 
 
@@ -410,30 +468,74 @@ def test_names_in_a_report_are_text_and_never_code(tmp_path: Path) -> None:
     assert any(row[0].startswith(evil) for row in Page(text).table)
 
 
-def test_the_report_tells_what_to_mind(tmp_path: Path) -> None:
-    grid = GRID
-    base = record(grid)
-    finished(
-        tmp_path / "a",
-        slide=base.slide.model_copy(update={"mpp_source": "objective power 20"}),
-        model=base.model.model_copy(update={"weights": {"fold-1": "0"}}),
-        counts=base.counts.model_copy(update={"resumed_blocks": 1}),
-        result=Result(tissue_mm2=None),
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        (
+            {"slide": {"mpp_source": "objective power 20"}},
+            "microns per pixel assumed from objective power 20",
+        ),
+        ({"slide": {"mpp_source": "--slide-mpp"}}, "microns per pixel given by hand (--slide-mpp)"),
+        ({"slide": {"mpp_source": "the slide list"}}, "microns per pixel given by hand (the slide list)"),
+        ({"canvas": {"factor": 0.66}}, "enlarged 1.5 times"),
+        ({"canvas": {"factor": 0.67}}, None),
+        ({"result": {"tissue_mm2": 0.0}}, "no tissue found"),
+        ({"result": {"tissue_mm2": None}}, "tissue was not looked for"),
+        ({"focus": Focus(0.049, 9, 9)}, "out of focus: sharpness 0.049, under 0.05"),
+        ({"focus": Focus(0.05, 16, 4)}, "partly out of focus: 4 of 16 fields"),
+        ({"focus": Focus(0.05, 16, 3)}, None),
+        ({"focus": Focus()}, None),
+        ({"unreadable": ((0, 0, 9, 9),), "result": {"unreadable_mm2": 0.5}}, "0.50 mm² unreadable"),
+        ({"model": {"weights": {"fold-1": "0"}}}, "one network: it cannot disagree with itself"),
+    ],
+)
+def test_what_to_know_before_trusting_a_result_is_said_in_words(
+    changes: dict[str, Any], said: str | None
+) -> None:
+    first = record(GRID, result=Result(tissue_mm2=1.0))
+    whole = {
+        name: getattr(first, name).model_copy(update=change) if isinstance(change, dict) else change
+        for name, change in changes.items()
+    }
+    found = flags(first.model_copy(update=whole), 0)
+    assert len(found) == (said is not None)
+    assert all(flag.startswith(said or "") for flag in found)
+
+
+def test_the_flags_are_in_the_record_the_summary_and_the_report(tmp_path: Path) -> None:
+    mark = record(GRID).slide.model_copy(update={"mpp_source": "objective power 20"})
+    done = finished(tmp_path / "a", options=how(threshold=0.35), slide=mark)
+    every = ("microns per pixel assumed from objective power 20", "2 of 3 regions to review")
+    assert SlideManifest.read(tmp_path / "a" / "slide.json").flags == done.flags == every
+    slide = SlideInput(Path("a.svs"), "a")
+    RunRecord(tmp_path, [], {}).add(Outcome(slide, "done", tmp_path / "a", done))
+    (row,) = rows(tmp_path / "summary.csv")
+    assert row["flags"] == "; ".join(every)
+    (_, line) = Page(write_report(tmp_path).read_text()).table
+    assert all(flag in line[2] for flag in every)
+    reoutline(tmp_path / "a", {"threshold": 0.35, "review": 0.5})
+    assert SlideManifest.read(tmp_path / "a" / "slide.json").flags == every[:1], "asked again, judged again"
+
+
+def test_the_summary_is_sorted_by_name_whatever_came_first(tmp_path: Path) -> None:
+    names = ["b", "a/c", "B", "ä", "a"]
+    run = RunRecord(tmp_path, [], {})
+    for name in names:
+        run.add(Outcome(SlideInput(Path(name), name), "failed", tmp_path / name, reason="no"))
+    assert [row["slide"] for row in rows(tmp_path / "summary.csv")] == sorted(names)
+    RunRecord(tmp_path, [], {}).add(
+        Outcome(SlideInput(Path("Z"), "Z"), "failed", tmp_path / "Z", reason="no")
     )
+    assert [row["slide"] for row in rows(tmp_path / "summary.csv")] == sorted([*names, "Z"])
+
+
+def test_the_report_says_what_a_folder_without_a_record_of_ours_lacks(tmp_path: Path) -> None:
     finished(tmp_path / "b", np.zeros_like(MAP_CYX), result=Result(tissue_mm2=0.0))
-    finished(tmp_path / "c", slide=base.slide.model_copy(update={"mpp_source": "--slide-mpp"}))
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "slide.json").write_text("{}")
-    notes = {row[0][0]: row[-1] for row in Page(write_report(tmp_path).read_text()).table[1:]}
-    for words in (
-        "assumed from objective power 20",
-        "one network",
-        "tissue was not looked for",
-        "resumed: 1",
-    ):
-        assert words in notes["a"]
+    notes = {row[0][0]: row[2] for row in Page(write_report(tmp_path).read_text()).table[1:]}
     assert "no tissue was found" in notes["b"]
-    assert "given by hand (--slide-mpp)" in notes["c"]
     assert "not a slide record" in notes["d"]
 
 

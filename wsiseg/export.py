@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,17 +22,28 @@ from PIL import Image, UnidentifiedImageError
 from wsiseg.bundle import BundleSpec
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import OutputError
-from wsiseg.geojson import Export, Placed, features, place, write
-from wsiseg.geometry import Scale
+from wsiseg.flags import flags
+from wsiseg.geojson import Export, Placed, features, place, unknown_features, write
+from wsiseg.geometry import L0, Box, Scale
 from wsiseg.heatmap import HEATMAP, write_heatmap
-from wsiseg.manifest import Result, SlideManifest, write_whole
+from wsiseg.manifest import Result, SlideManifest, remove, write_whole
+from wsiseg.nodata import sentence, unknown
 from wsiseg.options import PolygonOptions
-from wsiseg.overview import draw_overview
+from wsiseg.overview import draw_overview, hatched, traced
 from wsiseg.place import MAP, OVERVIEW, geojson_name
 from wsiseg.polygons import Regions, tidy, within_budget
 from wsiseg.review import REVIEW, write_review
 
-__all__ = ["THUMBNAIL", "Outlining", "changed", "chosen", "export_polygons", "outlining", "thumbnail_of"]
+__all__ = [
+    "THUMBNAIL",
+    "Outlining",
+    "changed",
+    "chosen",
+    "export_polygons",
+    "keep_thumbnail",
+    "outlining",
+    "thumbnail_of",
+]
 
 Areas = npt.NDArray[np.float64]
 
@@ -80,7 +92,7 @@ def outlining(options: PolygonOptions, spec: BundleSpec) -> Outlining:
         min_hole_um2=spec.min_hole_um2 if options.min_hole is None else options.min_hole,
         simplify_px=options.simplify,
         origin=options.origin,
-        review_above=options.review,
+        review_above=spec.review_above if options.review is None else options.review,
         object_type=options.object_type,
         gzip=options.gzip,
         max_vertices=options.max_vertices,
@@ -129,6 +141,7 @@ def chosen(regions: Regions, manifest: SlideManifest, how: Outlining) -> tuple[R
         min_area_px=how.min_area_um2 / px_um2,
         min_hole_px=how.min_hole_um2 / px_um2,
         simplify_px=0,
+        unknown=unknown(manifest),
     )
     return left, shapely.area(left.polygons_N) * px_um2 / 1e6
 
@@ -140,42 +153,33 @@ def _keep(regions: Regions, manifest: SlideManifest, how: Outlining) -> _Kept:
     return _Kept(kept, place(kept, _export(manifest, how)), area_mm2_N, tolerance_px, len(regions))
 
 
-def export_polygons(
-    regions: Regions,
-    manifest: SlideManifest,
-    how: Outlining,
-    folder: Path,
-    *,
-    thumbnail_YX3: npt.NDArray[np.uint8] | None = None,
-) -> SlideManifest:
+def export_polygons(regions: Regions, manifest: SlideManifest, how: Outlining, folder: Path) -> SlideManifest:
     """Write a slide's files into its folder; return the record with what was found.
 
     Args:
         regions: the joined outlines of the whole map at ``how.threshold``, canvas pixels.
         manifest: the slide's record; its result and polygon counts are replaced.
         how: what to keep and how to write it.
-        folder: where the files go, and where the map is for a heat map.
-        thumbnail_YX3: the slide's bounds in RGB, for the overview; kept in the folder, and
-            taken from there where it is None.
+        folder: where the files go, where the thumbnail is, and the map for a heat map.
 
     Raises:
         OutputError: a file cannot be written, or there is no thumbnail.
     """
-    if thumbnail_YX3 is not None:
-        write_whole(folder / THUMBNAIL, _encoded(Image.fromarray(thumbnail_YX3), "JPEG"))
     kept = _keep(regions, manifest, how)
     result = _result(kept, manifest, how)
     ids: list[str] = []
-    written = write(folder / how.file, _noting(features(kept.placed), ids), _about(manifest, how))
-    write_review(folder / REVIEW, kept.placed, ids, limit=how.review_above)
-    picture = _draw(kept.regions, manifest, result, how, thumbnail_of(folder))
+    lost: list[Box[L0]] = [Box(*place) for place in manifest.unreadable]
+    every = chain(_noting(features(kept.placed), ids), unknown_features(lost, kept.placed.export))
+    written = write(folder / how.file, every, _about(manifest, how))
+    to_review = write_review(folder / REVIEW, kept.placed, ids, limit=how.review_above)
+    picture = _draw(kept.regions, manifest, result, how, _background(folder, manifest))
     write_whole(folder / OVERVIEW, _encoded(picture, "PNG"))
     if how.heatmap and not (folder / HEATMAP).exists():  # the map decides it alone, and never changes
         write_heatmap(folder / HEATMAP, ProbabilityMap.open(folder / MAP), mpp=manifest.canvas.mpp)
     for other in {geojson_name(packed=False), geojson_name(packed=True)} - {how.file}:
-        (folder / other).unlink(missing_ok=True)
-    counts = {"polygons": written.features, "vertices": written.vertices}
-    return manifest.model_copy(
+        remove(folder / other)
+    counts = {"polygons": len(ids), "vertices": written.vertices}
+    done = manifest.model_copy(
         update={
             "polygon_key": how.key,
             "polygon_options": asdict(how),
@@ -183,6 +187,7 @@ def export_polygons(
             "counts": manifest.counts.model_copy(update=counts),
         }
     )
+    return done.model_copy(update={"flags": flags(done, to_review)})
 
 
 def _about(manifest: SlideManifest, how: Outlining) -> dict[str, Any]:
@@ -195,6 +200,7 @@ def _about(manifest: SlideManifest, how: Outlining) -> dict[str, Any]:
         "mpp": manifest.slide.mpp,
         "mpp_source": manifest.slide.mpp_source,
         "options": asdict(how),
+        "unreadable_level0_px": [list(place) for place in manifest.unreadable],
         "use": "research only, not a medical device",
     }
 
@@ -209,6 +215,15 @@ def _encoded(picture: Image.Image, kind: Literal["JPEG", "PNG"]) -> bytes:
     content = io.BytesIO()
     picture.save(content, kind, quality=JPEG_QUALITY)
     return content.getvalue()
+
+
+def keep_thumbnail(folder: Path, thumbnail_YX3: npt.NDArray[np.uint8]) -> None:
+    """Write the slide's bounds (Y, X, 3), RGB, for the overview to be drawn on.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_whole(folder / THUMBNAIL, _encoded(Image.fromarray(thumbnail_YX3), "JPEG"))
 
 
 def thumbnail_of(folder: Path) -> npt.NDArray[np.uint8]:
@@ -235,25 +250,35 @@ def _export(manifest: SlideManifest, how: Outlining) -> Export:
         origin=how.origin,
         object_type=how.object_type,
         review_above=how.review_above,
+        disagreement=_several(manifest),
     )
+
+
+def _several(manifest: SlideManifest) -> bool:
+    """Whether there are networks that can disagree."""
+    return len(manifest.model.weights) > 1
 
 
 def _result(kept: _Kept, manifest: SlideManifest, how: Outlining) -> Result:
     area_mm2_N, some = kept.area_mm2_N, len(kept.regions) > 0
+    apart = some and _several(manifest)
     tumor_mm2, tissue_mm2 = float(area_mm2_N.sum()), manifest.result.tissue_mm2
     return Result(
         tumor_mm2=tumor_mm2,
         tissue_mm2=tissue_mm2,
         tissue_fraction=tumor_mm2 / tissue_mm2 if tissue_mm2 else None,
         mean_probability=float(np.average(kept.regions.mean_prob_N, weights=area_mm2_N)) if some else None,
-        disagreement=float(np.average(kept.regions.spread_N, weights=area_mm2_N)) if some else None,
-        note="; ".join(_notes(kept, tissue_mm2, how)),
+        disagreement=float(np.average(kept.regions.spread_N, weights=area_mm2_N)) if apart else None,
+        unreadable_mm2=manifest.result.unreadable_mm2,
+        note="; ".join(_notes(kept, manifest, how)),
     )
 
 
-def _notes(kept: _Kept, tissue_mm2: float | None, how: Outlining) -> Iterator[str]:
+def _notes(kept: _Kept, manifest: SlideManifest, how: Outlining) -> Iterator[str]:
     """What a reader of the result should know."""
-    if tissue_mm2 == 0:
+    if lost := sentence(manifest):
+        yield lost
+    if manifest.result.tissue_mm2 == 0:
         yield "no tissue was found on the slide; --tissue none looks everywhere"
     elif len(kept.regions) == 0:
         yield f"no region of {how.min_area_um2:g} µm² or more reaches {how.threshold:g}"
@@ -265,26 +290,37 @@ def _notes(kept: _Kept, tissue_mm2: float | None, how: Outlining) -> Iterator[st
         yield done if vertices <= most else f"{done}, and still {vertices}: a larger --min-area leaves fewer"
 
 
+def _background(folder: Path, manifest: SlideManifest) -> npt.NDArray[np.uint8]:
+    """The thumbnail with what was looked at and what could not be: the tissue's rim, unreadable places."""
+    slide_YX3 = thumbnail_of(folder)
+    per_um = slide_YX3.shape[1] / manifest.slide.bounds[2] / manifest.slide.mpp
+    if manifest.result.tissue_mm2 is not None and (tissue := ProbabilityMap.open(folder / MAP).tissue()):
+        mask_YX, mask_mpp = tissue
+        slide_YX3 = traced(slide_YX3, mask_YX, px_per_mask_px=per_um * mask_mpp)
+    return hatched(slide_YX3, unknown(manifest), px_per_canvas_px=per_um * manifest.canvas.mpp)
+
+
 def _draw(
     kept: Regions,
     manifest: SlideManifest,
     result: Result,
     how: Outlining,
-    thumbnail_YX3: npt.NDArray[np.uint8],
+    background_YX3: npt.NDArray[np.uint8],
 ) -> Image.Image:
-    per_l0 = thumbnail_YX3.shape[1] / manifest.slide.bounds[2]
-    limit = how.review_above
+    per_l0 = background_YX3.shape[1] / manifest.slide.bounds[2]
+    limit = how.review_above if _several(manifest) else None
     review_N = np.zeros(len(kept), np.bool_) if limit is None else kept.spread_N > limit
-    of_tissue = "" if result.tissue_mm2 is None else f" of {result.tissue_mm2:.2f} mm^2 tissue"
-    orange = f" ({int(review_N.sum())} orange: to review)" if limit is not None else ""
-    words = (
-        f"tumor {result.tumor_mm2:.2f} mm^2{of_tissue}, regions: {len(kept)}{orange}, p >= {how.threshold:g}"
-    )
+    of_tissue = "" if result.tissue_mm2 is None else f" of {result.tissue_mm2:.2f} mm^2 tissue (thin line)"
+    to_review = f" ({int(review_N.sum())} to review)" if limit is not None else ""
+    lost = f"; {result.unreadable_mm2:.2f} mm^2 unreadable (hatched)" if manifest.unreadable else ""
+    regions = "1 region" if len(kept) == 1 else f"{len(kept)} regions"
+    found = f"tumour {result.tumor_mm2:.2f} mm^2{of_tissue}, {regions}{to_review}"
+    how_found = f"probability {how.threshold:g} or more{lost}; {manifest.model.name}, research use only"
     return draw_overview(
-        thumbnail_YX3,
+        background_YX3,
         kept.polygons_N,
         review_N,
         mpp=manifest.slide.mpp / per_l0,
         px_per_canvas_px=manifest.canvas.factor * per_l0,
-        caption=f"{words} ({manifest.model.name}, research use only)",
+        caption=f"{found}; {how_found}",
     )

@@ -23,17 +23,20 @@ import orjson
 import shapely
 
 from wsiseg.errors import OutputError
-from wsiseg.geometry import Scale
+from wsiseg.geometry import L0, Box, Scale
 from wsiseg.polygons import Regions
-from wsiseg.rings import Polygons, ragged
+from wsiseg.rings import AT_ONCE, Ints, Polygons, ragged
 
-__all__ = ["Export", "Placed", "Written", "features", "place", "write"]
+__all__ = ["Export", "Placed", "Written", "features", "place", "unknown_features", "write"]
 
 STEP_PX = 0.25
 """Coordinates are multiples of this: exact as float32 and on QuPath's own lattice of 0.01 px."""
 
+LISTED_AT_ONCE = 32
+"""Polygons whose coordinates are lists of numbers at the same time: ten times the size they have in GEOS."""
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "wsiseg")
 Color = tuple[int, int, int]
+UNREADABLE, UNREADABLE_COLOR = "Unreadable", (128, 128, 128)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,7 @@ class Export:
         name, color: the class. QuPath's own is ``Tumor`` in (200, 0, 0), and keeps its colour.
         review_above: regions whose folds disagree more than this get the class
             ``<name>: Review`` in ``review_color``; None: no region does.
+        disagreement: whether several networks answered; of one that was alone nothing is said.
     """
 
     scale: Scale
@@ -62,6 +66,7 @@ class Export:
     color: Color = (200, 0, 0)
     review_above: float | None = None
     review_color: Color = (255, 170, 0)
+    disagreement: bool = True
 
     def __post_init__(self) -> None:
         assert 0 < self.mpp < float("inf"), f"mpp {self.mpp}"
@@ -102,12 +107,27 @@ def place(regions: Regions, export: Export) -> Placed:
 
     Shells run anticlockwise in the sense of RFC 7946, holes clockwise.
     """
-    index = np.arange(len(regions))
-    exact = shapely.transform(regions.polygons_N, lambda xy: xy * export.scale.factor)
+    starts = range(0, max(1, len(regions)), AT_ONCE)
+    parts = [_placed(regions.polygons_N[i : i + AT_ONCE], export) for i in starts]
+    index = np.concatenate([i + source for i, (_, source, _) in zip(starts, parts, strict=True)])
+    dropped = len(regions) - len(np.unique(index))
+    return Placed(
+        export,
+        np.concatenate([polygons for polygons, _, _ in parts]),
+        regions.mean_prob_N[index],
+        regions.spread_N[index],
+        dropped=dropped,
+        repaired=sum(broken for _, _, broken in parts) - dropped,
+    )
+
+
+def _placed(canvas_N: Polygons, export: Export) -> tuple[Polygons, Ints, int]:
+    """Polygons brought to the pixels of the export, of which one each came, and how many rounding broke."""
+    exact = shapely.transform(canvas_N, lambda xy: xy * export.scale.factor)
     polygons = shapely.transform(exact, lambda xy: np.round(xy / STEP_PX) * STEP_PX)
     broken = ~shapely.is_valid(polygons)
     mended, source = shapely.get_parts(shapely.set_precision(exact[broken], STEP_PX), return_index=True)
-    index = np.concatenate([index[~broken], index[broken][source]])
+    index = np.concatenate([np.flatnonzero(~broken), np.flatnonzero(broken)[source]])
     polygons = np.concatenate([polygons[~broken], mended])
     solid = shapely.area(polygons) > 0
     index, polygons = index[solid], polygons[solid]
@@ -117,15 +137,7 @@ def place(regions: Regions, export: Export) -> Placed:
     if export.origin == "level0":
         corner = np.array([export.scale.x, export.scale.y])
         polygons = shapely.transform(polygons, lambda xy: xy + corner)
-    left = len(np.unique(index))
-    return Placed(
-        export,
-        polygons,
-        regions.mean_prob_N[index],
-        regions.spread_N[index],
-        dropped=len(regions) - left,
-        repaired=int(broken.sum()) - (len(regions) - left),
-    )
+    return polygons, index, int(broken.sum())
 
 
 def features(placed: Placed) -> Iterator[dict[str, Any]]:
@@ -135,26 +147,22 @@ def features(placed: Placed) -> Iterator[dict[str, Any]]:
     means over the mask's own pixels.
     """
     export = placed.export
-    xy, rings, polygons = ragged(placed.polygons_N)
     area_N = shapely.area(placed.polygons_N) * (export.mpp / 1000) ** 2
     identify = _identities(export)
-    for i, polygon in enumerate(placed.polygons_N):
-        bounds = rings[polygons[i] : polygons[i + 1] + 1].tolist()
+    both = zip(placed.polygons_N, _coordinates(placed.polygons_N), strict=True)
+    for i, (polygon, coordinates) in enumerate(both):
         spread = float(placed.spread_N[i])
         review = export.review_above is not None and spread > export.review_above
         measurements = {
             "Area mm^2": float(area_N[i]),
             "Mean probability": float(placed.mean_prob_N[i]),
-            "Fold disagreement": spread,
+            **({"Fold disagreement": spread} if export.disagreement else {}),
         }
         assert all(map(np.isfinite, measurements.values())), f"region {i}: {measurements}"
         yield {
             "type": "Feature",
             "id": identify(polygon),
-            "geometry": {
-                "type": "Polygon",
-                "coordinates": [xy[a:b].tolist() for a, b in pairwise(bounds)],
-            },
+            "geometry": {"type": "Polygon", "coordinates": coordinates},
             "properties": {
                 "objectType": export.object_type,
                 "classification": {
@@ -162,6 +170,41 @@ def features(placed: Placed) -> Iterator[dict[str, Any]]:
                     "color": list(export.review_color if review else export.color),
                 },
                 "measurements": measurements,
+                "metadata": {"source": "wsiseg"},
+            },
+        }
+
+
+def _coordinates(polygons_N: Polygons) -> Iterator[list[list[list[float]]]]:
+    """The rings of one polygon after the other; few are held at a time, however many there are."""
+    for start in range(0, len(polygons_N), LISTED_AT_ONCE):
+        xy, rings, polygons = ragged(polygons_N[start : start + LISTED_AT_ONCE])
+        for first, end in pairwise(polygons.tolist()):
+            yield [xy[a:b].tolist() for a, b in pairwise(rings[first : end + 1].tolist())]
+
+
+def unknown_features(boxes: Iterable[Box[L0]], export: Export) -> Iterator[dict[str, Any]]:
+    """The regions that could not be decoded, as annotations of class ``Unreadable``.
+
+    Without them a viewer would show "no tumour" where nothing is known.
+    """
+    x, y = (0, 0) if export.origin == "level0" else (export.scale.x, export.scale.y)
+    squares = [shapely.box(box.x - x, box.y - y, box.right - x, box.bottom - y) for box in boxes]
+    identify = _identities(export)
+    for polygon in shapely.get_parts(shapely.normalize(shapely.union_all(squares))):
+        solid = shapely.reverse(polygon)
+        rings = [solid.exterior, *solid.interiors]
+        yield {
+            "type": "Feature",
+            "id": identify(solid),
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [shapely.get_coordinates(ring).tolist() for ring in rings],
+            },
+            "properties": {
+                "objectType": "annotation",
+                "classification": {"name": UNREADABLE, "color": list(UNREADABLE_COLOR)},
+                "measurements": {"Area mm^2": float(solid.area * (export.mpp / 1000) ** 2)},
                 "metadata": {"source": "wsiseg"},
             },
         }

@@ -4,7 +4,7 @@ from typing import Any
 
 from wsiseg.geometry import Scale
 
-__all__ = ["CHANNELS", "OMERO", "multiscales"]
+__all__ = ["CHANNELS", "LABELS", "OMERO", "multiscales"]
 
 CHANNELS = ("tumor probability", "fold disagreement")
 
@@ -57,3 +57,10 @@ OMERO = {
     ],
     "rdefs": {"model": "color"},
 }
+"""How the channels are shown (NGFF 0.5, section 3.5): names, colours, windows, which are on."""
+
+LABELS = {
+    name: {"colors": [{"label-value": 1, "rgba": rgba}], "source": {"image": "../../"}}
+    for name, rgba in (("tissue", [0, 160, 80, 96]), ("unreadable", [128, 128, 128, 160]))
+}
+"""How the masks are shown and of which image they are (NGFF 0.5, section 3.6)."""

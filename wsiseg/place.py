@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -66,7 +66,8 @@ class Place:
         try:
             yield self
         finally:
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):  # on a disk that turned read-only it stays, held by nobody
+                lock.unlink(missing_ok=True)
             os.close(handle)
 
     def finished(self, plan: Plan, polygon_key: str) -> bool:
@@ -121,7 +122,7 @@ class Place:
         return self.partial
 
     def publish(self) -> None:
-        """Put the finished folder in its place by one rename.
+        """Put the finished folder in its place by one rename, without what a killed run left half-written.
 
         Raises:
             OutputError: it cannot be moved there; the work stays where it was done.
@@ -130,6 +131,8 @@ class Place:
         try:
             if old.exists():
                 shutil.rmtree(old)
+            for stray in self.partial.glob("*.partial"):
+                stray.unlink()
             if self.folder.exists():
                 self.folder.rename(old)
             self.partial.rename(self.folder)

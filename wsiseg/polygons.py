@@ -17,7 +17,7 @@ import shapely
 from scipy import ndimage
 
 from wsiseg.errors import UsageError
-from wsiseg.rings import Ints, Polygons, corners, polygons_of, ragged, spliced
+from wsiseg.rings import Ints, Polygons, corners, first_vertices, in_parts, polygons_of, ragged, spliced
 
 __all__ = ["Regions", "join", "outline", "threshold_u8", "tidy", "within_budget"]
 
@@ -118,8 +118,10 @@ def outline(
     >>> outline(square, square, threshold_u8=128, x=10, y=0).polygons_N[0].wkt
     'POLYGON ((10 0, 13 0, 13 2, 10 2, 10 0))'
     """
+    rows, columns = _around(prob_YX >= threshold_u8)
+    prob_YX, spread_YX = prob_YX[rows, columns], spread_YX[rows, columns]
     label_YX, count = ndimage.label(prob_YX >= threshold_u8)
-    polygons, label_N = polygons_of(corners(label_YX, x, y))
+    polygons, label_N = polygons_of(corners(label_YX, x + columns.start, y + rows.start))
     inside = label_YX > 0
     label = label_YX[inside]
     area_N = np.bincount(label, minlength=count + 1)[label_N].astype(np.int64)
@@ -128,6 +130,18 @@ def outline(
         return _mean(_totals(label, stored_YX[inside], count + 1)[label_N], area_N)
 
     return Regions(polygons, area_N, mean(prob_YX), mean(spread_YX))
+
+
+def _around(mask_YX: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The rows and columns between the first and the last true pixel; most blocks hold little or none.
+
+    >>> _around(np.eye(4, dtype=bool)[1:3])
+    (slice(0, 2, None), slice(1, 3, None))
+    """
+    rows, columns = np.flatnonzero(mask_YX.any(axis=1)), np.flatnonzero(mask_YX.any(axis=0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _totals(group_N: npt.NDArray[np.integer], value_N: npt.NDArray[Any], count: int) -> Floats:
@@ -165,18 +179,25 @@ def join(parts: Iterable[Regions], chunk: int) -> Regions:
     prob_M = _mean(total(_sum(met.mean_prob_N, met.area_px_N)), area_M)
     spread_M = _mean(total(_sum(met.spread_N, met.area_px_N)), area_M)
     every = Regions.concatenate([loose, Regions(polygons, area_M, prob_M, spread_M)])
-    xy, rings, first = ragged(every.polygons_N)
-    corner = xy[rings[first[:-1]]]
-    return every.take(np.lexsort((corner[:, 0], corner[:, 1])))
+    x_N, y_N = in_parts(first_vertices, every.polygons_N).T
+    return every.take(np.lexsort((x_N, y_N)))
 
 
-def tidy(regions: Regions, *, min_area_px: float, min_hole_px: float, simplify_px: float) -> Regions:
+def tidy(
+    regions: Regions,
+    *,
+    min_area_px: float,
+    min_hole_px: float,
+    simplify_px: float,
+    unknown: shapely.Geometry | None = None,
+) -> Regions:
     """Fill holes under ``min_hole_px``, drop regions under ``min_area_px``, then simplify.
 
+    A hole that holds a part of ``unknown``, of which nothing was read, is never filled.
     A region is judged by its area with the small holes filled: the polygon that is seen.
     ``area_px_N`` and the means stay those of the mask's own pixels.
     """
-    filled = _without_holes_under(regions.polygons_N, min_hole_px)
+    filled = in_parts(lambda some: _without_holes_under(some, min_hole_px, unknown), regions.polygons_N)
     kept = shapely.area(filled) >= min_area_px
     left = regions.take(kept)
     polygons = _simplified(filled[kept], simplify_px)
@@ -206,12 +227,18 @@ def _simplified(polygons_N: Polygons, simplify_px: float) -> Polygons:
     """
     if simplify_px <= 0:
         return polygons_N
-    simple = shapely.simplify(polygons_N, simplify_px, preserve_topology=True)
-    chosen: Polygons = np.where(shapely.is_valid(simple), simple, polygons_N)
+
+    def simplified(some_N: Polygons) -> Polygons:
+        simple_N = shapely.simplify(some_N, simplify_px, preserve_topology=True)
+        return np.where(shapely.is_valid(simple_N), simple_N, some_N)
+
+    chosen: Polygons = in_parts(simplified, polygons_N)
     return chosen
 
 
-def _without_holes_under(polygons_N: Polygons, min_hole_px: float) -> Polygons:
+def _without_holes_under(
+    polygons_N: Polygons, min_hole_px: float, unknown: shapely.Geometry | None
+) -> Polygons:
     xy, rings, polygons = ragged(polygons_N)
     if len(polygons_N) == 0 or min_hole_px <= 0:
         return polygons_N
@@ -219,6 +246,8 @@ def _without_holes_under(polygons_N: Polygons, min_hole_px: float) -> Polygons:
         shapely.GeometryType.POLYGON, xy, (rings, np.arange(len(rings), dtype=np.int64))
     )
     keep = shapely.area(ring_R) >= min_hole_px
+    if unknown is not None:
+        keep |= shapely.area(shapely.intersection(ring_R, unknown)) > 0
     keep[polygons[:-1]] = True
     owner = np.repeat(np.arange(len(polygons_N)), np.diff(polygons))
     rings_R = shapely.get_exterior_ring(ring_R[keep])

@@ -45,6 +45,8 @@ def reoutline(folder: Path, given: Mapping[str, Any]) -> SlideManifest:
         manifest = SlideManifest.read(folder / MANIFEST)
         how = changed(manifest, given)
         regions = outlines(folder, manifest, how.threshold)
+        replacing = manifest.model_copy(update={"polygon_key": ""})
+        replacing.write(folder / MANIFEST)  # should we be killed now, it speaks for no outlines
         done = export_polygons(regions, manifest, how, folder)
         seconds = {**done.seconds, "outlined again": round(time.perf_counter() - start, 3)}
         done = done.model_copy(update={"seconds": seconds})
@@ -80,7 +82,7 @@ def outlines(folder: Path, manifest: SlideManifest, threshold: float, *, trusted
     parts: list[Regions] = []
     for done in _ledger(folder, manifest):
         block = canvas.grid.block(done.row, done.column)
-        if not trusted and not canvas.holds(block, done.sha256):
+        if not trusted and not canvas.holds(block, done.sha256, done.unreadable):
             msg = f"{canvas.path} is damaged at {block.core}; segment the slide again with --overwrite"
             raise CanvasError(msg)
         prob_YX, spread_YX = canvas.read(block.core)

@@ -24,14 +24,14 @@ from wsiseg.manifest import SlideManifest, write_whole
 from wsiseg.place import MANIFEST, OVERVIEW
 from wsiseg.review import REVIEW, REVIEW_ABOVE
 
-__all__ = ["REPORT", "write_report"]
+__all__ = ["REPORT", "last_run", "result_folders", "to_review", "write_report"]
 
 REPORT, SUMMARY = "report.html", "summary.csv"
 PICTURE_PX = 600
 HEADS = (
-    ("Slide", False), ("Status", False), ("Tumour, mm²", True), ("Of tissue, %", True), ("Regions", True),
-    ("To review", True), ("Probability", True), ("Disagreement", True), ("µm per pixel", True),
-    ("Notes", False),
+    ("Slide", False), ("Status", False), ("To mind", False), ("Tumour, mm²", True), ("Of tissue, %", True),
+    ("Regions", True), ("To review", True), ("Mean probability", True), ("Disagreement", True),
+    ("µm per pixel", True),
 )  # fmt: skip
 
 
@@ -74,11 +74,11 @@ def write_report(out: Path) -> Path:
 
 def _rows(out: Path) -> Iterator[_Row]:
     """The slides with a record, and the failures of the last run; a slide stands once."""
-    failed = {name: reason for name, status, reason in _last_run(out) if status == "failed"}
+    failed = {name: reason for name, status, reason in last_run(out) if status == "failed"}
     for name, reason in failed.items():
         older = "; an older result is still in its folder" if (out / name / MANIFEST).exists() else ""
         yield _Row(name, "failed", reason + older, None)
-    for folder in _folders(out):
+    for folder in result_folders(out):
         name = folder.relative_to(out).as_posix()
         if name in failed:
             continue
@@ -87,10 +87,10 @@ def _rows(out: Path) -> Iterator[_Row]:
         except OutputError as error:
             yield _Row(name, "failed", str(error), None)
             continue
-        yield _Row(name, "done", manifest.result.note, manifest, _to_review(folder / REVIEW))
+        yield _Row(name, "done", manifest.result.note, manifest, to_review(folder / REVIEW))
 
 
-def _last_run(out: Path) -> list[tuple[str, str, str]]:
+def last_run(out: Path) -> list[tuple[str, str, str]]:
     """Name, status and reason of every slide of the last run; none where there is no summary."""
     try:
         with (out / SUMMARY).open(newline="", encoding="utf-8") as file:
@@ -102,7 +102,7 @@ def _last_run(out: Path) -> list[tuple[str, str, str]]:
         raise OutputError(msg) from error
 
 
-def _folders(out: Path) -> Iterator[Path]:
+def result_folders(out: Path) -> Iterator[Path]:
     """The folders of finished slides; hidden ones are being worked on, and a map is not looked into."""
     for folder, below, files in os.walk(out):
         below[:] = sorted(name for name in below if not name.startswith(".") and not name.endswith(".zarr"))
@@ -110,7 +110,7 @@ def _folders(out: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _to_review(path: Path) -> int:
+def to_review(path: Path) -> int:
     """The number of regions above the limit; none where the list is missing."""
     if not path.exists():
         return 0
@@ -125,7 +125,7 @@ def _summary(rows: list[_Row]) -> str:
     models = ", ".join(sorted({m.model.name for m in done}))
     words = [f"{len(rows)} slides", f"{failed} failed", f"tumour outlined on {some}"]
     words += [f"model {models}"] if models else []
-    words += [f"last finished {latest}"] if latest else []
+    words += [f"last finished {latest[:16].replace('T', ' ')} UTC"] if latest else []
     return escape("; ".join(words) + ".")
 
 
@@ -135,9 +135,10 @@ def _tr(out: Path, row: _Row) -> str:
         f'<th scope="row" data-sort="{escape(row.name)}">{_picture(out, row)}{escape(row.name)}{head}</th>'
     ]
     cells.append(f'<td class="status" data-sort="{row.status}">{row.status}</td>')
+    notes = list(_notes(row))
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    cells.append(f'<td class="notes" data-sort="{escape("; ".join(notes))}"><ul>{listed}</ul></td>')
     cells += _numbers(row.manifest, row.review)
-    notes = "".join(f"<li>{escape(flag)}</li>" for flag in _flags(row))
-    cells.append(f'<td data-sort="{escape(row.reason)}"><ul>{notes}</ul></td>')
     return f'<tr class="{row.status}">{"".join(cells)}</tr>'
 
 
@@ -168,14 +169,15 @@ def _picture(out: Path, row: _Row) -> str:
 
 
 def _numbers(manifest: SlideManifest | None, review: int) -> list[str]:
-    """The cells between status and notes; empty ones sort last."""
+    """The cells after the notes; empty ones sort last."""
     if manifest is None:
         return ['<td class="number" data-sort=""></td>'] * (len(HEADS) - 3)
     found, counts, slide = manifest.result, manifest.counts, manifest.slide
     fraction = None if found.tissue_fraction is None else 100 * found.tissue_fraction
     spread = found.disagreement if len(manifest.model.weights) > 1 else None
+    threshold = f"p&nbsp;≥&nbsp;{manifest.polygon_options.get('threshold', 0):g}"
     return [
-        _number(found.tumor_mm2, ".3f"),
+        _number(found.tumor_mm2, ".3f", f'<br><span class="small">{threshold}</span>'),
         _number(fraction, ".1f"),
         _number(counts.polygons, "d"),
         _number(review, "d"),
@@ -191,22 +193,9 @@ def _number(value: float | None, form: str, more: str = "") -> str:
     return f'<td class="number" data-sort="{value!r}">{value:{form}}{more}</td>'
 
 
-def _flags(row: _Row) -> Iterator[str]:
+def _notes(row: _Row) -> Iterator[str]:
     """What a reader should know before trusting the numbers."""
+    if row.manifest is not None:
+        yield from row.manifest.flags
     if row.reason:
         yield row.reason
-    if row.manifest is None:
-        return
-    manifest, source = row.manifest, row.manifest.slide.mpp_source
-    if source.startswith("objective"):
-        yield f"microns per pixel assumed from {source}"
-    elif source.startswith(("--", "list")):
-        yield f"microns per pixel given by hand ({source})"
-    if row.review:
-        yield f"{row.review} of {manifest.counts.polygons} regions to review"
-    if len(manifest.model.weights) == 1:
-        yield "one network: it cannot disagree with itself"
-    if manifest.result.tissue_mm2 is None:
-        yield "tissue was not looked for: everything was segmented"
-    if again := manifest.counts.resumed_blocks:
-        yield f"resumed: {again} of {manifest.counts.blocks} blocks are of an earlier run"

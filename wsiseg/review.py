@@ -15,7 +15,7 @@ __all__ = ["COLUMNS", "REVIEW", "REVIEW_ABOVE", "write_review"]
 
 REVIEW = "review.csv"
 REVIEW_ABOVE = 0.15
-"""From this disagreement on a region is worth a look where the user names no limit of his own.
+"""From this disagreement on a region is worth a look where neither user nor bundle names a limit.
 
 It is the standard deviation of the folds' probabilities, mean over the region, 0 to 0.5: about what
 five folds give of which four say 0.9 and one says 0.5. A convention, not calibrated on anything.
@@ -24,12 +24,13 @@ five folds give of which four say 0.9 and one says 0.5. A convention, not calibr
 COLUMNS = ("rank", "id", "review", "area_mm2", "mean_probability", "disagreement", "x_px", "y_px")
 
 
-def write_review(path: Path, placed: Placed, ids: Sequence[str], *, limit: float | None) -> None:
-    """Write one row per exported region, ranked by disagreement, then by area.
+def write_review(path: Path, placed: Placed, ids: Sequence[str], *, limit: float | None) -> int:
+    """Write one row per exported region, ranked by disagreement, then by area; how many are to review.
 
     ``ids`` are those of the features, in order. ``review`` is yes above the limit, or above
     ``REVIEW_ABOVE`` where it is None. ``x_px, y_px`` is the region's centroid in the
-    coordinates of the GeoJSON: type it into QuPath to go there.
+    coordinates of the GeoJSON: type it into QuPath to go there. Where one network answered alone
+    the disagreement is left empty.
 
     Raises:
         OutputError: the file cannot be written.
@@ -43,7 +44,8 @@ def write_review(path: Path, placed: Placed, ids: Sequence[str], *, limit: float
     table.writerow(COLUMNS)
     for rank, i in enumerate(order.tolist(), 1):
         spread = float(placed.spread_N[i])
-        means = (f"{placed.mean_prob_N[i]:.4f}", f"{spread:.4f}")
+        means = (f"{placed.mean_prob_N[i]:.4f}", f"{spread:.4f}" if placed.export.disagreement else "")
         place = (f"{xy_N2[i, 0]:.0f}", f"{xy_N2[i, 1]:.0f}")
         table.writerow((rank, ids[i], "yes" if spread > above else "no", f"{area_N[i]:.6f}", *means, *place))
     write_whole(path, text.getvalue().encode())
+    return int((placed.spread_N > above).sum())

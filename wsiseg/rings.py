@@ -10,7 +10,9 @@ a corner, around the foreground, so that they stay apart. This pairing is the on
 hence a region has exactly one outline, however it was put together.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,21 @@ import shapely
 from scipy import sparse
 from scipy.sparse import csgraph
 
-__all__ = ["Corners", "Ints", "Polygons", "corners", "polygons_of", "ragged", "spliced"]
+__all__ = [
+    "AT_ONCE",
+    "Corners",
+    "Ints",
+    "Polygons",
+    "corners",
+    "first_vertices",
+    "in_parts",
+    "polygons_of",
+    "ragged",
+    "spliced",
+]
+
+AT_ONCE = 1024
+"""Polygons that are changed together; see ``in_parts``."""
 
 Ints = npt.NDArray[np.int64]
 Polygons = npt.NDArray[np.object_]
@@ -177,6 +193,20 @@ def ragged(polygons_N: Polygons) -> tuple[npt.NDArray[np.float64], Ints, Ints]:
     return xy, rings.astype(np.int64), polygons.astype(np.int64)
 
 
+def in_parts(change: Callable[[Polygons], Any], polygons_N: Polygons) -> Any:
+    """``change(polygons_N)``, row by row the same, of ``AT_ONCE`` polygons at a time.
+
+    GEOS copies every vertex at every step; so only those of a few polygons exist many times.
+    """
+    parts = [change(polygons_N[i : i + AT_ONCE]) for i in range(0, max(1, len(polygons_N)), AT_ONCE)]
+    return np.concatenate(parts)
+
+
+def first_vertices(polygons_N: Polygons) -> npt.NDArray[np.float64]:
+    """Where the shell of each begins, ``x, y`` (N, 2)."""
+    return shapely.get_coordinates(shapely.get_point(shapely.get_exterior_ring(polygons_N), 0))
+
+
 @dataclass(frozen=True, slots=True)
 class _Edges:
     """Directed axis-parallel edges, each of one part; whole pixels."""
@@ -206,7 +236,7 @@ def spliced(polygons_N: Polygons, chunk: int) -> tuple[Polygons, Ints, Ints]:
     Returns the polygons of those that have an edge on a line, the owner of each, and the
     owner of every input: -1 for those that have none and are not among the output.
     """
-    edges = _edges(polygons_N)
+    edges = _edges(polygons_N, _near_lines(polygons_N, chunk))
     upright = edges.x_E == edges.to_x_E
     seam = np.where(upright, edges.x_E, edges.y_E) % chunk == 0
     touching = np.zeros(len(polygons_N), np.bool_)
@@ -219,10 +249,17 @@ def spliced(polygons_N: Polygons, chunk: int) -> tuple[Polygons, Ints, Ints]:
     return polygons, owners, np.where(touching, owner_N, -1)
 
 
-def _edges(polygons_N: Polygons) -> _Edges:
-    xy, rings, polygons = ragged(polygons_N)
+def _near_lines(polygons_N: Polygons, chunk: int) -> Ints:
+    """The polygons that reach a line x or y = k × ``chunk``: only they can have an edge on it, mostly few."""
+    first, last = np.split(shapely.bounds(polygons_N) / chunk, 2, axis=1)
+    return np.flatnonzero((np.floor(last) >= np.ceil(first)).any(axis=1))
+
+
+def _edges(polygons_N: Polygons, index: Ints) -> _Edges:
+    """The edges of the polygons at ``index``, which is what ``part_E`` holds."""
+    xy, rings, polygons = ragged(polygons_N[index])
     vertex = np.rint(xy).astype(np.int64)
-    part = np.repeat(np.arange(len(polygons_N)), np.diff(rings[polygons]))
+    part = np.repeat(index, np.diff(rings[polygons]))
     inside = np.ones(len(vertex), np.bool_)
     inside[rings[1:] - 1] = False  # a ring's last vertex is its first again: no edge leaves it
     start = np.flatnonzero(inside)
