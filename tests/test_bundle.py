@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from wsiseg.bundle import BundleSpec, FoldFile, bundle_dirs, find_bundle, load_spec, verify_files
-from wsiseg.errors import BundleError
+from wsiseg.bundle import BundleSpec, FoldFile, bundle_dirs, find_bundle, load_spec, verify_files, with_folds
+from wsiseg.errors import BundleError, UsageError
+from wsiseg.plan import make_plan
+from wsiseg.testing import array_info
 
 A, B = (
     FoldFile(file="fold-1.safetensors", sha256="a" * 64),
@@ -30,6 +32,15 @@ def test_the_paper_s_patch_gives_the_paper_s_canvas() -> None:
 def test_the_order_of_folds_does_not_change_the_key_and_their_weights_do() -> None:
     assert spec(folds=(A, B)).weights_key == spec(folds=(B, A)).weights_key
     assert spec(folds=(A,)).weights_key != spec(folds=(B,)).weights_key
+
+
+def test_fewer_folds_are_the_first_ones_another_key_and_never_more_than_there_are() -> None:
+    assert with_folds(spec(), None) == with_folds(spec(), 2) == spec()
+    assert with_folds(spec(), 1) == spec(folds=(A,))
+    keys = {make_plan(array_info(2000, 2000), with_folds(spec(), count)).key for count in (1, 2)}
+    assert len(keys) == 2
+    with pytest.raises(UsageError, match="--folds 3: x has 2"):
+        with_folds(spec(), 3)
 
 
 @pytest.mark.parametrize(

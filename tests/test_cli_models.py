@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from wsiseg.bundle import BundleSpec, FoldFile
+from wsiseg.bundle import BundleSpec, FoldFile, load_spec
 from wsiseg.cli_models import models
 from wsiseg.errors import BundleError
 from wsiseg.model import build_network, save_fold
@@ -44,10 +44,36 @@ def rewrite(bundle: Path, change: dict[str, torch.Tensor]) -> None:
 
 
 def test_bundles_are_listed_shown_and_found_sound(bundle: Path) -> None:
-    assert "mine: FPN mit_b0, 1 folds, 0.5 um/px" in invoke("list")
+    listed = invoke("list").splitlines()
+    assert any(line.startswith("mine: FPN mit_b0, 1 folds, 10 MB") for line in listed)
+    assert "  not judged: see its card" in listed
     assert invoke("show", "mine").strip() == "# the card"
     assert json.loads(invoke("show", "mine", "--json"))["encoder"] == "mit_b0"
     assert invoke("verify", str(bundle)).startswith("mine is sound: 1 folds")
+
+
+def test_the_list_tells_scores_of_these_weights_only_and_the_licence(bundle: Path) -> None:
+    spec = load_spec(bundle)
+    record = {
+        "weights": spec.weights_key,
+        "held_out": {"dice_mean": 0.71, "dice_low": 0.6, "dice_high": 0.8, "n": 12},
+        "left_out": {"a": {"dice_mean": 0.4}, "b": {"dice_mean": 0.6}},
+        "slides": {
+            "false": {"x": {"fraction": 0.011, "in_rule": True}, "y": {"fraction": 0.9, "in_rule": False}}
+        },
+    }
+    (bundle / "judgement.json").write_text(json.dumps(record))
+    told = invoke("list")
+    assert "Dice 0.710 held out (12 images), 0.500 on left-out domains, 1.1% of tumour-free tissue" in told
+    assert "\n  none\n" in told
+    facts = json.loads(invoke("list", "--json").splitlines()[-1])
+    assert facts["scores"]["dice_mean"] == 0.71
+    assert facts["mb"] == pytest.approx((bundle / "fold-1.safetensors").stat().st_size / 1e6)
+    (bundle / "judgement.json").write_text(json.dumps({**record, "weights": "0" * 64}))
+    assert "not judged" in invoke("list")
+    (bundle / "judgement.json").write_text("{")
+    with pytest.raises(BundleError, match=r"judgement\.json is damaged"):
+        invoke("list")
 
 
 def test_a_flipped_bit_is_found(bundle: Path) -> None:

@@ -100,6 +100,15 @@ def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object], said: str
         read_cases(tmp_path, image_mpp=0.5)
 
 
+def test_a_case_that_is_listed_twice_is_named(tmp_path: Path) -> None:
+    pair(tmp_path, "a.png")
+    row: dict[str, object] = {"task": "t", "domain": "d", "image": "task1/colon/image/a.png", "mpp": 0.5}
+    row["mask"] = "task1/colon/mask/a.png"
+    manifest(tmp_path, [{**row, "patient_id": patient} for patient in "pq"])
+    with pytest.raises(DataError, match=r"image/a\.png: the manifest lists it more than once"):
+        read_cases(tmp_path, image_mpp=0.5)
+
+
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     manifest(tmp_path, [{"task": "t", "domain": "d", "image": "a", "mask": "b"}])
     with pytest.raises(DataError, match="no column 'mpp'"):

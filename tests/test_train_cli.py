@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from wsiseg.cli_train import compare, evaluate, patches, train
-from wsiseg.errors import UsageError
+from wsiseg.errors import GeoJSONError, UsageError
 from wsiseg.train.recipe import Recipe, make_recipe
 
 
@@ -110,7 +110,7 @@ def test_outlines_are_judged_from_the_command_line(tmp_path: Path) -> None:
 def test_a_region_class_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.geojson").write_text('{"features": []}')
     options = ["-o", tmp_path, "--task", "t", "--domain", "d", "--region-class", "Region*"]
-    with pytest.raises(UsageError, match=r"no annotation of class 'Region\*'"):
+    with pytest.raises(GeoJSONError, match=r"no polygon of class Region\* \(its classes: no object\)"):
         invoke(patches, tmp_path / "a.svs", tmp_path / "a.geojson", *options)
 
 

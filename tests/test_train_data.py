@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wsiseg.resample import resize
-from wsiseg.train.augment import Window, draw_colour, draw_window, shift_colour
+from wsiseg.train.augment import Window, draw_colour, draw_glass, draw_window, lay_glass, shift_colour, soiled
 from wsiseg.train.cases import Case
 from wsiseg.train.data import Sample, cut, epoch_batches, load_samples, plan_epoch
 from wsiseg.train.recipe import Recipe
@@ -94,10 +94,12 @@ def test_an_epoch_sees_every_image_about_as_often_as_its_area_says(lengths: list
         assert order.count(i) >= max(1, round(side**2 / 32**2))
 
 
-def test_balanced_domains_are_drawn_equally_often() -> None:
-    samples = [sample(64, 64, domain="large", seed=i) for i in range(99)] + [sample(64, 64, domain="small")]
-    order = plan_epoch(samples, Recipe(crop=32, batch=8, balance=True), np.random.default_rng(0))
-    assert order.count(99) / len(order) == pytest.approx(0.5, abs=0.1)
+@pytest.mark.parametrize(("balance", "share"), [(1, 1 / 2), (0.5, 1 / 10), (1e-9, 1 / 82)])
+def test_balance_is_the_power_of_a_domains_share_that_is_taken_away(balance: float, share: float) -> None:
+    samples = [sample(64, 64, domain="large", seed=i) for i in range(81)] + [sample(64, 64, domain="small")]
+    recipe = Recipe(crop=32, batch=8, steps=1000, balance=balance)
+    order = plan_epoch(samples, recipe, np.random.default_rng(0))
+    assert order.count(81) / len(order) == pytest.approx(share, abs=0.02)
 
 
 def test_ranks_share_a_batch_crop_by_crop() -> None:
@@ -134,3 +136,82 @@ def test_changed_colours_stay_colours(seed: int) -> None:
     changed = shift_colour(rgb, draw_colour(rng, 2, colour=0.3, stain=0.3))
     assert changed.isfinite().all()
     assert 0 <= changed.min() <= changed.max() <= 255
+
+
+@given(st.integers(0, 99), st.sampled_from([32, 96]))
+@settings(max_examples=30)
+def test_there_is_no_tumour_under_glass_and_elsewhere_nothing_changes(seed: int, crop: int) -> None:
+    rng = np.random.default_rng(seed)
+    whole = sample(crop, crop, seed=seed)
+    counted = rng.choice(np.array([0, 255], np.uint8), (crop, crop))
+    glass = draw_glass(rng, crop)
+    pair = (whole.rgb_YX3, whole.mask_YX, counted)
+    rgb, mask, counts = lay_glass(pair, glass, rng)
+    assert glass.any()
+    assert not mask[glass].any()
+    assert (counts[glass] == 255).all()
+    assert (rgb[glass] >= 225).all()
+    for before, after in zip(pair, (rgb, mask, counts), strict=True):
+        np.testing.assert_array_equal(before[~glass], after[~glass])
+
+
+def test_glass_takes_any_share_of_a_crop_and_touches_every_edge() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_glass(rng, 64) for _ in range(200)])
+    shares = drawn.mean((1, 2))
+    assert shares.min() < 0.2
+    assert shares.max() > 0.9
+    for edge in (drawn[:, 0], drawn[:, -1], drawn[:, :, 0], drawn[:, :, -1]):
+        assert 0.3 < edge.mean() < 0.9
+
+
+def test_crops_are_covered_as_often_as_the_recipe_says_and_nothing_else_of_them_changes() -> None:
+    samples = [sample(64, 64, seed=i) for i in range(4)]
+    recipe = Recipe(crop=32, batch=64, steps=1)
+    plain, covered = (
+        next(epoch_batches(samples, one, (0, 0, 0), share=(0, 1), kernel="bilinear"))
+        for one in (recipe, recipe.model_copy(update={"glass": 0.5}))
+    )
+    same = (plain.rgb_B3YX == covered.rgb_B3YX).all(1)
+    assert (~same).flatten(1).any(1).float().mean() == pytest.approx(0.5, abs=0.15)
+    assert torch.equal(plain.tumour_BYX[same], covered.tumour_BYX[same])
+    assert not covered.tumour_BYX[~same].any()
+    assert torch.equal(plain.colour.stain, covered.colour.stain)
+
+
+@given(st.integers(0, 50))
+@settings(max_examples=10)
+def test_a_mosaics_mask_stays_on_its_images_and_names_all_of_them(seed: int) -> None:
+    samples = [sample(int(side), 150, seed=i) for i, side in enumerate((150, 100, 200))]
+    recipe = Recipe(crop=96, batch=2, steps=1, mosaic=0.999, scale_jitter=0)
+    (batch,) = epoch_batches(samples, recipe, (seed, 0, 0), share=(0, 1), kernel="bilinear")
+    assert all(key.count("+") == 3 for key in batch.keys)
+    inside = batch.counted_BYX > 0
+    wrong = ((batch.rgb_B3YX[:, 0] >= 128) != (batch.tumour_BYX > 0)) & inside
+    assert wrong.float().mean() < 0.05
+    assert inside.float().mean() > 0.8
+
+
+def test_blur_and_jpeg_soften_every_second_crop_and_no_more_than_asked() -> None:
+    noise_YX3 = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    rng = np.random.default_rng(1)
+    blurred = [soiled(noise_YX3, rng, blur=2, jpeg=0) for _ in range(40)]
+    kept = sum(np.array_equal(one, noise_YX3) for one in blurred)
+    assert 10 < kept < 30
+    assert min(one.std() for one in blurred) < 0.6 * noise_YX3.std()
+    stored = [soiled(noise_YX3, rng, blur=0, jpeg=90) for _ in range(40)]
+    away = [np.abs(one.astype(int) - noise_YX3).mean() for one in stored]
+    assert 10 < sum(a == 0 for a in away) < 30
+    coarse = max(
+        np.abs(soiled(noise_YX3, rng, blur=0, jpeg=20).astype(int) - noise_YX3).mean() for _ in range(20)
+    )
+    assert 0 < max(away) < coarse
+
+
+def test_an_epoch_has_as_many_steps_as_the_recipe_says() -> None:
+    samples = [sample(64, 64, seed=i) for i in range(5)]
+    for steps in (1, 3, 40):
+        order = plan_epoch(samples, Recipe(crop=32, batch=4, steps=steps), np.random.default_rng(0))
+        assert len(order) == 4 * steps
+        seen = [order.count(i) for i in range(5)]
+        assert max(seen) - min(seen) <= 4  # a crop's worth: each image holds four

@@ -38,7 +38,8 @@ class Watcher:
         self.stop_after = stop_after
         self.steps = 0
 
-    def step(self, images: int, loss: float) -> None:
+    def step(self, images: int, loss: float, done: float) -> None:
+        assert 0 < done <= 1
         self.steps += images
         assert math.isfinite(loss)
         if self.stop_after is not None and len(self.records) == self.stop_after:
@@ -102,6 +103,23 @@ def test_a_training_learns_and_keeps_its_best_weights(tmp_path: Path) -> None:
     assert watch.records[-1]["loss"] < watch.records[0]["loss"]
     assert watch.steps == 4 * 4
     assert load_file(tmp_path / "best.safetensors")
+
+
+class Company(Machine):
+    """A machine with another process beside it, whose losses are higher by one."""
+
+    def gathered(self, items: list[Any]) -> list[Any]:
+        return [*items, *(item + 1 for item in items if isinstance(item, float))]
+
+
+def test_the_loss_that_is_told_is_the_mean_of_all_processes(tmp_path: Path) -> None:
+    told = []
+    for name, machine in (("alone", FP32), ("both", Company(torch.device("cpu"), half=False))):
+        watch = Watcher()
+        once = TINY.model_copy(update={"epochs": 1})
+        train_fold(network(), job(tmp_path / name), once, machine=machine, watch=watch)
+        told.append(watch.records[0]["loss"])
+    assert told[1] == pytest.approx(told[0] + 0.5)
 
 
 @pytest.mark.parametrize("loss", ["bce", "bce+dice"])

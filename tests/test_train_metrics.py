@@ -1,5 +1,7 @@
 """Scores: the definitions, at their corners too."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,6 +66,25 @@ def test_a_bootstrap_interval_holds_the_true_mean_about_as_often_as_it_says() ->
     drawn = [bootstrap(list(rng.normal(0.7, 0.2, 40)), seed=i) for i in range(200)]
     held = np.mean([low <= 0.7 <= high for low, high in drawn])
     assert 0.88 <= held <= 0.99
+
+
+def test_patients_are_drawn_whole() -> None:
+    rng = np.random.default_rng(1)
+    patient = rng.normal(0.6, 0.2, 20)
+    alone = bootstrap(list(patient))
+    copied, names = list(np.repeat(patient, 5)), [f"p{i:02}" for i in np.repeat(np.arange(20), 5)]
+    assert bootstrap(copied, names) == pytest.approx(alone)  # five copies of an image tell nothing new
+    low, high = bootstrap(copied)
+    assert high - low < 0.6 * (alone[1] - alone[0])
+
+
+@given(SCORES)
+def test_an_image_without_a_patient_stands_alone(scores: list[Score]) -> None:
+    known = [replace(s, group=s.key) for s in scores]
+    assert summary(known) == summary(scores)
+    one = [replace(s, group="p") for s in scores]
+    assert summary(one).patients == 1
+    assert summary(one).dice_low == summary(one).dice_high
 
 
 def test_runs_are_compared_on_the_images_they_share() -> None:

@@ -1,8 +1,5 @@
 """Outlines against outlines: areas and objects, with the corners defined."""
 
-import gzip
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +8,8 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.errors import GeoJSONError
 from wsiseg.rings import Polygons
-from wsiseg.train.objects import compare_outlines, read_outlines
+from wsiseg.train.objects import compare_outlines
 
 
 def squares(corners: list[tuple[int, int]], side: int = 4) -> Polygons:
@@ -64,28 +60,13 @@ def test_one_large_outline_does_not_match_every_small_one() -> None:
     assert found.dice == pytest.approx(1)
 
 
-def feature(name: str | None, geometry: Any) -> dict[str, Any]:
-    kind = {} if name is None else {"classification": {"name": name, "color": [200, 0, 0]}}
-    return {"type": "Feature", "properties": kind, "geometry": shapely.geometry.mapping(geometry)}
+def test_objects_that_overlap_each_other_are_matched_once_and_as_often_as_can_be() -> None:
+    def long(left: int, right: int) -> Any:
+        return shapely.box(left, 0, right, 1)
 
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_outlines_of_a_class_and_its_subclasses_are_read(tmp_path: Path, *, packed: bool) -> None:
-    two = shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(2, 0, 3, 1)])
-    listed = [
-        feature("Tumor", two),
-        feature("Tumor: Review", shapely.box(5, 5, 6, 6)),
-        feature("Stroma", shapely.box(9, 9, 12, 12)),
-        feature(None, shapely.box(9, 9, 12, 12)),
-    ]
-    raw = json.dumps({"type": "FeatureCollection", "features": listed}).encode()
-    path = tmp_path / ("a.geojson.gz" if packed else "a.geojson")
-    path.write_bytes(gzip.compress(raw) if packed else raw)
-    assert shapely.area(read_outlines(path)).tolist() == [1, 1, 1]
-
-
-@pytest.mark.parametrize("text", ["", "[1]", '{"features": [{"geometry": null, "properties": 3}]}'])
-def test_what_is_no_geojson_is_said_to_be_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.geojson").write_text(text)
-    with pytest.raises(GeoJSONError, match=r"a\.geojson cannot be read"):
-        read_outlines(tmp_path / "a.geojson")
+    truth = np.array([long(0, 100), long(1, 101)], dtype=object)
+    three = np.array([long(0, 100), long(0, 101), long(1, 101)], dtype=object)
+    assert compare_outlines(three, truth).matched == 2
+    crowd = np.array([long(0, 99), long(0, 98), long(200, 300)], dtype=object)
+    others = np.array([long(0, 100), long(200, 301), long(201, 300)], dtype=object)
+    assert compare_outlines(crowd, others).matched == 2  # not 3: one truth takes one of the first two

@@ -1,6 +1,7 @@
 """From a folder of images to a bundle: every strategy, on images made here."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.nn import functional
 
 from wsiseg.bundle import load_spec, verify_files
 from wsiseg.errors import DataError, OutputError, UsageError
-from wsiseg.model import load_ensemble
-from wsiseg.train.evaluate import as_json, evaluate, labelled
+from wsiseg.model import build_network, load_ensemble
+from wsiseg.train.evaluate import Question, as_json, evaluate, labelled, unseen_by
 from wsiseg.train.experiment import Experiment, plan_folds, plan_table
 from wsiseg.train.machine import Machine
 from wsiseg.train.recipe import Recipe
 from wsiseg.train.records import read_run, read_scores
 from wsiseg.train.strategies import STRATEGIES
-from wsiseg.train.trainer import Existing, run_experiment
+from wsiseg.train.trainer import Existing, level, run_experiment
 
 CPU = Machine(torch.device("cpu"), half=False)
 TINY = Recipe(crop=32, batch=4, epochs=1, folds=2, encoder="mit_b0")
@@ -36,7 +38,8 @@ class Silence:
         self.folder = folder
         self.expected = epochs
 
-    def step(self, images: int, loss: float) -> None:
+    def step(self, images: int, loss: float, done: float) -> None:
+        assert 0 < done <= 1
         assert images > 0
         assert np.isfinite(loss)
 
@@ -115,8 +118,9 @@ def test_the_card_tells_the_scores_that_were_recorded(bundle: Path) -> None:
 
 def test_scores_are_those_of_the_weights_as_saved(bundle: Path, data: Path) -> None:
     folder, _, cases = labelled(bundle, data, task="organs", image_mpp=0.732421875, limit=None)
-    again = evaluate(folder, cases, mode="held-out", device="cpu", fp32=True)
-    assert sorted(again, key=lambda s: s.key) == sorted(read_scores(bundle), key=lambda s: s.key)
+    again = evaluate(folder, cases, Question("held-out"), device="cpu", fp32=True)
+    found = sorted((one.score for one in again), key=lambda s: s.key)
+    assert found == sorted(read_scores(bundle), key=lambda s: s.key)
 
 
 def test_an_evaluation_has_the_numbers_that_were_promised(bundle: Path, data: Path) -> None:
@@ -125,9 +129,45 @@ def test_an_evaluation_has_the_numbers_that_were_promised(bundle: Path, data: Pa
     assert found["n"] == 12
     for part in (found, found["domains"]["a"]):
         assert {"dice_mean", "dice_std", "jaccard_mean", "n"} <= set(part)
-    apart = evaluate(folder, cases, mode="folds", device="cpu")
-    assert len(apart) == 24
+    apart = as_json(evaluate(folder, cases, Question("folds"), device="cpu"), "mine", "folds")
+    assert apart["n"] == 24
+    assert {name: part["n"] for name, part in apart["folds"].items()} == {"1": 12, "2": 12}
+    assert 0 <= found["ece"] <= 1
     assert json.dumps(found)
+
+
+def test_what_each_fold_learnt_from_goes_with_the_weights(bundle: Path, data: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(bundle, alone, ignore=shutil.ignore_patterns("run"))
+    folder, _, cases = labelled(alone, data, task="organs", image_mpp=0.732421875, limit=None)
+    judged = evaluate(folder, cases, Question("held-out"), device="cpu", fp32=True)
+    kept = {(s.key, s.fold, s.dice) for s in read_scores(bundle)}
+    assert {(one.score.key, one.score.fold, one.score.dice) for one in judged} == kept
+    (alone / "learnt.json").unlink()
+    with pytest.raises(DataError, match=r"no record .*learnt\.json"):
+        evaluate(folder, cases, Question("held-out"), device="cpu")
+    (alone / "learnt.json").write_text('{"folds": ["1"]}')
+    with pytest.raises(DataError, match="is damaged"):
+        evaluate(folder, cases, Question("held-out"), device="cpu")
+
+
+def test_other_patients_are_unseen_by_every_fold(bundle: Path, data: Path) -> None:
+    folder, spec, cases = labelled(bundle, data, task=None, image_mpp=0.732421875, limit=None)
+    unseen = unseen_by(folder, spec, cases)
+    assert {len(unseen[case.key]) for case in cases if case.task == "organs"} == {1}
+    assert {len(unseen[case.key]) for case in cases if case.task == "scanners"} == {2}
+
+
+def test_a_shift_is_judged_on_the_same_images_and_its_drop_is_told(bundle: Path, data: Path) -> None:
+    folder, _, cases = labelled(bundle, data, task="organs", image_mpp=0.732421875, limit=None)
+    plain = evaluate(folder, cases, device="cpu")
+    found = as_json(plain, "mine", "ensemble", shifts={"none": plain})
+    assert found["shifts"]["none"]["drop"] == 0
+    dark = evaluate(folder, cases, Question(shift="brightness"), device="cpu")
+    found = as_json(plain, "mine", "ensemble", shifts={"brightness": dark})["shifts"]["brightness"]
+    assert [a.score.key for a in dark] == [a.score.key for a in plain]
+    means = [np.mean([one.score.dice for one in judged]) for judged in (plain, dark)]
+    assert found["drop"] == pytest.approx(means[0] - means[1])
 
 
 def test_a_finished_training_is_not_trained_again(data: Path, bundle: Path) -> None:
@@ -201,3 +241,34 @@ def test_the_plan_is_told_before_training(data: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_bundle_name_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be a bundle"):
         train(experiment(data, tmp_path / "my bundle"))
+
+
+def test_a_new_network_knows_nothing_and_still_learns_everywhere() -> None:
+    network = build_network("mit_b0", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    level(network)
+    rgb = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    logits = network(rgb)
+    assert not logits.any()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):  # the head moves first, then what lies before it
+        loss = functional.binary_cross_entropy_with_logits(network(rgb), torch.ones(2, 64, 64))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert all(
+        p.grad is not None and p.grad.any() for p in network.body.get_submodule("decoder").parameters()
+    )
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(data: Path, tmp_path: Path) -> None:
+    three = Machine(torch.device("cpu"), half=False, rank=0, ranks=3)
+    with pytest.raises(UsageError, match="cannot be shared out to 3 processes: pass --batch 3"):
+        run_experiment(experiment(data, tmp_path / "x"), three, watch=Silence)
+
+
+def test_of_several_other_tasks_the_source_must_be_named(data: Path, tmp_path: Path) -> None:
+    more = tmp_path / "data"
+    shutil.copytree(data, more)
+    shutil.copytree(data / "scanners", more / "labs")
+    with pytest.raises(UsageError, match="--source-task, one of: labs, scanners"):
+        train(experiment(more, tmp_path / "x", "cross-task"))

@@ -12,20 +12,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from wsiseg.errors import BundleError
+from wsiseg.errors import BundleError, UsageError
 from wsiseg.resample import Kernel
 
 __all__ = [
-    "DEFAULT_BUNDLE",
     "BundleSpec",
     "FoldFile",
     "bundle_dirs",
     "find_bundle",
     "load_spec",
     "verify_files",
+    "with_folds",
 ]
 
-DEFAULT_BUNDLE = "adeno-mitb0"
 LATTICE = 64
 """Input size and margin are multiples of this, so that a patch corner can be whole on level 0."""
 
@@ -46,7 +45,10 @@ class BundleSpec(_Frozen):
 
     A patch is ``patch_px`` pixels at ``mpp`` microns per pixel, resized by ``resample`` to
     ``input_px`` for the network (paper, section 2: 1500 to 1024); the network thus sees
-    ``canvas_mpp``, the resolution at which probabilities are stored.
+    ``canvas_mpp``, the resolution at which probabilities are stored. Each fold's logits are
+    divided by ``temperature`` before the sigmoid. ``threshold``, the smallest areas and
+    ``review_above`` (the folds' disagreement from which a region is to be reviewed; None where
+    nobody has judged it) are what ``wsiseg segment`` uses unless it is told otherwise.
     """
 
     format: Literal[1] = 1
@@ -65,6 +67,7 @@ class BundleSpec(_Frozen):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     min_area_um2: Annotated[float, Field(ge=0)] = 5000.0
     min_hole_um2: Annotated[float, Field(ge=0)] = 2000.0
+    review_above: Annotated[float, Field(ge=0, le=0.5)] | None = None
     folds: Annotated[tuple[FoldFile, ...], Field(min_length=1)]
     licence: str
     trained_on: str
@@ -84,6 +87,11 @@ class BundleSpec(_Frozen):
         0.732421875
         """
         return self.mpp * self.patch_px / self.input_px
+
+    @property
+    def fold_names(self) -> tuple[str, ...]:
+        """What the folds are called: their files' names without ``fold-`` and the suffix."""
+        return tuple(fold.file.removeprefix("fold-").removesuffix(".safetensors") for fold in self.folds)
 
     @property
     def weights_key(self) -> str:
@@ -138,6 +146,18 @@ def load_spec(folder: Path) -> BundleSpec:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         msg = f"{path} is not a bundle of this version: {wrong}"
         raise BundleError(msg) from error
+
+
+def with_folds(spec: BundleSpec, count: int | None) -> BundleSpec:
+    """The spec with only its first so many folds; None is all of them.
+
+    Raises:
+        UsageError: it has fewer.
+    """
+    if count is not None and count > len(spec.folds):
+        msg = f"--folds {count}: {spec.name} has {len(spec.folds)}"
+        raise UsageError(msg)
+    return spec.model_copy(update={"folds": spec.folds[:count]})
 
 
 def verify_files(folder: Path, spec: BundleSpec) -> None:

@@ -2,6 +2,8 @@
 # ruff: noqa: PLC0415  # torch is loaded only when a command runs
 
 import json
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,20 +17,59 @@ __all__ = ["models"]
 def models() -> None:
     """List, show and verify model bundles.
 
-    Example: wsiseg models verify adeno-mitb0
+    Example: wsiseg models verify adeno-union
     """
 
 
 @models.command("list")
-def list_bundles() -> None:
-    """Name every bundle that can be given to --model, with its encoder and folds.
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per bundle.")
+def list_bundles(*, as_json: bool) -> None:
+    """Name every bundle that can be given to --model, with its size, scores and licence.
+
+    Scores are Dice on held-out images, on domains left out of training, and the tumour found on tissue
+    without any (the worst source); none are shown for a bundle that was not judged with these weights.
 
     Example: wsiseg models list
     """
     names = {path.parent.name for root in bundle_dirs() for path in root.glob("*/bundle.json")}
     for name in sorted(names):
-        spec = load_spec(find_bundle(name))
-        click.echo(f"{name}: {spec.architecture} {spec.encoder}, {len(spec.folds)} folds, {spec.mpp:g} um/px")
+        found = _facts(find_bundle(name))
+        if as_json:
+            click.echo(json.dumps(found))
+            continue
+        size = f"{found['folds']} folds, {found['mb']:.0f} MB, {found['mpp']:g} um/px"
+        click.echo(f"{name}: {found['network']}, {size}")
+        click.echo(f"  {_scores(found)}")
+        click.echo(f"  {found['licence']}")
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What is told of a bundle in a list."""
+    from wsiseg.train.judgement import headline, read_judgement
+
+    spec = load_spec(folder)
+    return {
+        "name": spec.name,
+        "network": f"{spec.architecture} {spec.encoder}",
+        "folds": len(spec.folds),
+        "mb": sum(path.stat().st_size for f in spec.folds if (path := folder / f.file).is_file()) / 1e6,
+        "mpp": spec.mpp,
+        "licence": spec.licence,
+        "trained_on": spec.trained_on,
+        "scores": headline(read_judgement(folder, spec)),
+    }
+
+
+def _scores(found: dict[str, Any]) -> str:
+    scores = found["scores"]
+    if not scores:
+        return "not judged: see its card"
+    parts = [f"Dice {scores['dice_mean']:.3f} held out ({scores['n']} images)"]
+    if "left_out" in scores:
+        parts.append(f"{scores['left_out']:.3f} on left-out domains")
+    if "false" in scores:
+        parts.append(f"{scores['false']:.1%} of tumour-free tissue called tumour")
+    return ", ".join(parts)
 
 
 @models.command()
@@ -37,7 +78,7 @@ def list_bundles() -> None:
 def show(bundle: str, *, as_json: bool) -> None:
     """Print a bundle's card: data, licences, scores, limits.
 
-    Example: wsiseg models show adeno-mitb0
+    Example: wsiseg models show adeno-union
     """
     folder = find_bundle(bundle)
     spec = load_spec(folder)
@@ -54,7 +95,7 @@ def show(bundle: str, *, as_json: bool) -> None:
 def verify(bundle: str, device: str) -> None:
     """Check a bundle: the format, every hash, every tensor's name and shape, and a forward pass.
 
-    Example: wsiseg models verify adeno-mitb0
+    Example: wsiseg models verify adeno-union
     """
     folder = find_bundle(bundle)
     spec = load_spec(folder)

@@ -4,10 +4,11 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsiseg.cli_options import add_fields
 from wsiseg.errors import UsageError
 from wsiseg.train.recipe import PRESETS, Recipe, make_recipe
 from wsiseg.train.strategies import STRATEGIES
@@ -16,20 +17,6 @@ if TYPE_CHECKING:
     from wsiseg.train.experiment import Experiment
 
 __all__ = ["compare", "evaluate", "patches", "train"]
-
-
-def _recipe_options(command: click.Command) -> click.Command:
-    """Add an option for every field of the recipe, with the field's own help."""
-    for name, field in Recipe.model_fields.items():
-        option = "--" + name.replace("_", "-")
-        kind: Any = field.annotation
-        if kind is bool:
-            option += "/--no-" + name.replace("_", "-")
-        elif get_origin(kind) is Literal:
-            kind = click.Choice(get_args(kind))
-        text = f"{field.description}  [default: {field.default}]"
-        command.params.append(click.Option([option], type=kind, default=None, help=text))
-    return command
 
 
 @click.command()
@@ -119,7 +106,7 @@ def _experiment(options: dict[str, Any]) -> "Experiment":
     )
 
 
-_recipe_options(train)
+add_fields(Recipe)(train)
 
 
 @click.command()
@@ -133,6 +120,20 @@ _recipe_options(train)
     show_default=True,
     help="The folds' mean, each fold alone, or each image by the folds that never saw its patient.",
 )
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Probability from which a pixel is tumour; a bundle's own is for slides, see wsiseg models show.",
+)
+@click.option(
+    "--shift",
+    "shifts",
+    multiple=True,
+    type=click.Choice(["brightness", "contrast", "hed", "blur", "jpeg70", "all"]),
+    help="Judge the images again, changed as by another scanner; may be given several times.",
+)
 @click.option("--image-mpp", type=float, help="Microns per pixel of images without a manifest.")
 @click.option("--limit", type=click.IntRange(1), help="Use only so many cases of each domain.")
 @click.option("--name", default="Tumor", show_default=True, help="The class of the outlines to compare.")
@@ -142,7 +143,7 @@ _recipe_options(train)
 def evaluate(subjects: tuple[Path, ...], **options: Any) -> None:
     """Judge a bundle on labelled images, or one GeoJSON of outlines against the true one.
 
-    Example: wsiseg evaluate adeno-mitb0 --data DATA --task task1 --json
+    Example: wsiseg evaluate adeno-union --data DATA --task task1 --json
     """
     if len(subjects) == len(("predicted", "truth")):
         found = _outlines(*subjects, name=options["name"])
@@ -154,26 +155,36 @@ def evaluate(subjects: tuple[Path, ...], **options: Any) -> None:
     if options["as_json"]:
         click.echo(json.dumps(found))
         return
-    for domain, numbers in {"all": found, **found.pop("domains", {})}.items():
+    parts = {"all": found, **found.pop("domains", {})}
+    parts |= {f"fold {name}": numbers for name, numbers in found.pop("folds", {}).items()}
+    parts |= {f"after {name}": numbers for name, numbers in found.pop("shifts", {}).items()}
+    for name, numbers in parts.items():
         told = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items() if isinstance(v, int | float))
-        click.echo(f"{domain}: {told}" if "n" in numbers else told)
+        click.echo(f"{name}: {told}" if "n" in numbers else told)
 
 
 def _outlines(predicted: Path, truth: Path, *, name: str) -> dict[str, Any]:
-    from wsiseg.train.objects import compare_outlines, read_outlines
+    from wsiseg.drawn import read_drawn
+    from wsiseg.train.objects import compare_outlines
 
-    return dataclasses.asdict(
-        compare_outlines(read_outlines(predicted, name=name), read_outlines(truth, name=name))
-    )
+    ours, theirs = (read_drawn(path, name, or_none=True).polygons_N for path in (predicted, truth))
+    return dataclasses.asdict(compare_outlines(ours, theirs))
 
 
 def _judged(bundle: Path, options: dict[str, Any]) -> dict[str, Any]:
-    from wsiseg.train.evaluate import as_json, evaluate, labelled
+    from wsiseg.train.evaluate import Question, as_json, evaluate, labelled
+    from wsiseg.train.shift import SHIFTS
 
     chosen = {name: options[name] for name in ("task", "image_mpp", "limit")}
     folder, spec, cases = labelled(bundle, options["data"], **chosen)
-    scores = evaluate(folder, cases, mode=options["by"], device=options["device"], fp32=options["fp32"])
-    return as_json(scores, spec.name, options["by"])
+    how = {name: options[name] for name in ("device", "fp32")}
+    question = Question(options["by"], threshold=options["threshold"])
+    wanted = SHIFTS if "all" in options["shifts"] else dict.fromkeys(options["shifts"])
+    plain = evaluate(folder, cases, question, **how)
+    shifts = {
+        name: evaluate(folder, cases, dataclasses.replace(question, shift=name), **how) for name in wanted
+    }
+    return as_json(plain, spec.name, options["by"], shifts=shifts)
 
 
 @click.command()
@@ -231,17 +242,17 @@ def patches(slide: Path, annotations: Path, **options: Any) -> None:
     """
     import numpy as np
 
+    from wsiseg.drawn import read_drawn
     from wsiseg.readers import open_slide
+    from wsiseg.readers.preflight import preflight
     from wsiseg.train.annotations import Cut, write_patches
-    from wsiseg.train.objects import read_outlines
 
-    tumour = read_outlines(annotations, name=options["tumor_class"])
+    tumour = read_drawn(annotations, options["tumor_class"], or_none=True)
     region = options["region_class"]
-    regions = read_outlines(annotations, name=region) if region else np.empty(0, object)
-    if region and not len(regions):
-        msg = f"{annotations} has no annotation of class {region!r}: check --region-class, or leave it out"
-        raise UsageError(msg)
+    regions = read_drawn(annotations, region) if region else None
     cut = Cut(**{name: options[name] for name in ("task", "domain", "patient", "size_px", "mpp")})
+    preflight(slide)
     with open_slide(slide, mpp=options["slide_mpp"]) as opened:
-        count = write_patches(opened, tumour, regions, cut=cut, root=options["out"])
+        inside = np.empty(0, object) if regions is None else regions.in_bounds(opened.info)
+        count = write_patches(opened, tumour.in_bounds(opened.info), inside, cut=cut, root=options["out"])
     click.echo(f"wrote {count} patches to {options['out']}")

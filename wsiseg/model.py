@@ -236,7 +236,7 @@ class TorchPredictor:
             try:
                 prob_FBYX[:, some] = self._forward(rgb_BYX3[some], self.networks)
             except torch.OutOfMemoryError as error:
-                self._halve(error)
+                self._halve(error, some.stop - start)
                 continue
             start = some.stop
         return prob_FBYX
@@ -252,11 +252,12 @@ class TorchPredictor:
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="wsiseg-forward") as pool:
             list(pool.map(one, np.ndindex(*prob_FBYX.shape[:2])))
 
-    def _halve(self, error: Exception) -> None:
-        if self.batch == 1:
+    def _halve(self, error: Exception, tried: int) -> None:
+        """Take half of what was tried from now on: a block may hold fewer patches than a batch may."""
+        if tried == 1:
             msg = f"one patch does not fit into the memory of {self.device}: free it, or use --device cpu"
             raise DeviceError(msg) from error
-        self.batch //= 2
+        self.batch = tried // 2
         log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch)
         torch.cuda.empty_cache()
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import shapely
 from PIL import Image
 
+from wsiseg.drawn import filled
 from wsiseg.errors import DataError, OutputError
 from wsiseg.geometry import L0, Box
 from wsiseg.rings import Polygons
@@ -84,11 +85,11 @@ def cut_patches(
         size = (cut.size_px, cut.size_px)
         rgb_YX3 = slide.read(box, size)
         if len(regions):
-            inside_YX = _drawn(regions, box, slide.info.bounds, cut.size_px)
+            inside_YX = _mask(regions, box, slide.info.bounds, cut.size_px)
             rgb_YX3 = np.where(inside_YX[..., None] > 0, rgb_YX3, np.uint8(FULL))
-            mask_YX = np.minimum(_drawn(tumour, box, slide.info.bounds, cut.size_px), inside_YX)
+            mask_YX = np.minimum(_mask(tumour, box, slide.info.bounds, cut.size_px), inside_YX)
         else:
-            mask_YX = _drawn(tumour, box, slide.info.bounds, cut.size_px)
+            mask_YX = _mask(tumour, box, slide.info.bounds, cut.size_px)
         if (rgb_YX3.mean(axis=2) < LIGHT).mean() >= TISSUE or mask_YX.any():
             yield box, rgb_YX3, mask_YX
 
@@ -150,26 +151,8 @@ def _starts(first: float, last: float, side: int) -> Iterator[int]:
         yield min(begin + k * side, max(begin, end - side))
 
 
-def _drawn(polygons: Polygons, box: Box[L0], bounds: Box[L0], size_px: int) -> npt.NDArray[np.uint8]:
-    """A mask (Y, X) of 0 and 255 of polygons over a level-0 box; a pixel counts by its centre.
-
-    Along each row of centres an edge that crosses it changes inside to outside, or back.
-    """
-    left, top = box.x - bounds.x, box.y - bounds.y
-    near = polygons[shapely.intersects(polygons, shapely.box(left, top, left + box.w, top + box.h))]
-    rings = shapely.get_rings(shapely.get_parts(shapely.union_all(near)))
-    xy, owner = shapely.get_coordinates(rings, return_index=True)
-    xy = (xy - (left, top)) * (size_px / box.w) - 0.5
-    same = owner[1:] == owner[:-1]
-    one, two = xy[:-1][same], xy[1:][same]
-    low, high = np.ceil(np.minimum(one[:, 1], two[:, 1])), np.ceil(np.maximum(one[:, 1], two[:, 1]))
-    low, high = (np.clip(rows, 0, size_px).astype(np.intp) for rows in (low, high))
-    edge = np.repeat(np.arange(len(one)), high - low)
-    first = np.cumsum(high - low) - (high - low)
-    row = np.arange(len(edge)) - np.repeat(first - low, high - low)
-    slope = (two[edge, 0] - one[edge, 0]) / (two[edge, 1] - one[edge, 1])
-    column = np.ceil(one[edge, 0] + (row - one[edge, 1]) * slope)
-    crossings = np.zeros((size_px, size_px + 1), np.intp)
-    np.add.at(crossings, (row, np.clip(column, 0, size_px).astype(np.intp)), 1)
-    inside = np.cumsum(crossings, axis=1)[:, :-1] % 2
-    return inside.astype(np.uint8) * np.uint8(FULL)
+def _mask(polygons: Polygons, box: Box[L0], bounds: Box[L0], size_px: int) -> npt.NDArray[np.uint8]:
+    """A mask (Y, X) of 0 and 255 of polygons over a level-0 box; a pixel counts by its centre."""
+    corner = np.array([box.x - bounds.x, box.y - bounds.y])
+    in_patch = shapely.transform(polygons, lambda xy: (xy - corner) * (size_px / box.w))
+    return filled(in_patch, (size_px, size_px)) * np.uint8(FULL)

@@ -1,18 +1,30 @@
 """Random changes of a crop that leave its label true.
 
 Geometry (where to cut, how large, how turned) is drawn here and applied when the crop is
-resampled, once; colour is changed on the device, batch by batch. Every random number comes
-from the generator handed in.
+resampled, once; glass, blur and JPEG follow; colour is changed on the device, batch by batch.
+Every random number comes from the generator handed in.
 """
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image, ImageFilter
 from torch import Tensor
 
-__all__ = ["ColourShift", "Window", "draw_colour", "draw_window", "shift_colour", "turned"]
+__all__ = [
+    "ColourShift",
+    "Window",
+    "draw_colour",
+    "draw_glass",
+    "draw_window",
+    "lay_glass",
+    "shift_colour",
+    "soiled",
+    "turned",
+]
 
 # Haematoxylin, eosin, DAB: optical density of each in R, G, B (Ruifrok and Johnston 2001).
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
@@ -47,6 +59,43 @@ def turned(array_YX: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.ui
     """An array (Y, X) or (Y, X, 3) turned and mirrored as the window says."""
     array_YX = np.rot90(array_YX, window.turns)
     return array_YX[:, ::-1] if window.mirrored else array_YX
+
+
+def draw_glass(rng: np.random.Generator, crop: int) -> npt.NDArray[np.bool_]:
+    """Where a crop (Y, X) is empty glass: a rectangle that may stick out of it, or all but that rectangle.
+
+    A patch of a slide is often mostly glass, and has glass at its border; training images hold hardly any.
+    """
+    (high, wide), rows = rng.uniform(0.2, 1, 2) * crop, np.arange(crop) + 0.5
+    y, x = rng.uniform(-high / 2, crop - high / 2), rng.uniform(-wide / 2, crop - wide / 2)
+    inside_YX = np.outer((rows >= y) & (rows < y + high), (rows >= x) & (rows < x + wide))
+    return inside_YX if rng.integers(2) else ~inside_YX
+
+
+def lay_glass(
+    crop: tuple[npt.NDArray[np.uint8], ...], glass_YX: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], ...]:
+    """RGB, mask and what counts of a crop, partly under glass: no tumour there, and that counts."""
+    rgb_YX3, mask_YX, counted_YX = (array.copy() for array in crop)
+    white = 255 if rng.integers(3) else rng.uniform(228, 255)
+    rgb_YX3[glass_YX] = np.clip(white + rng.uniform(-3, 3, 3), 0, 255).astype(np.uint8)
+    mask_YX[glass_YX] = 0
+    counted_YX[glass_YX] = 255
+    return rgb_YX3, mask_YX, counted_YX
+
+
+def soiled(
+    rgb_YX3: npt.NDArray[np.uint8], rng: np.random.Generator, *, blur: float, jpeg: int
+) -> npt.NDArray[np.uint8]:
+    """RGB blurred by up to ``blur`` pixels and stored as JPEG of quality ``jpeg`` or more; each at times."""
+    picture = Image.fromarray(rgb_YX3)
+    if blur and rng.integers(2):
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, blur)))
+    if jpeg and rng.integers(2):
+        stored = io.BytesIO()
+        picture.save(stored, "JPEG", quality=int(rng.integers(jpeg, 96)))
+        picture = Image.open(stored)
+    return np.asarray(picture)
 
 
 @dataclass(frozen=True, slots=True)

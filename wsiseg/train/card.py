@@ -63,6 +63,12 @@ def write_card(spec: BundleSpec, story: Story) -> str:
         "about a patient. It has one class; it does not grade, and it was not judged on organs, stains, "
         "scanners or tumour types other than those below.\n"
     )
+    nobody = (
+        "Whoever decides about a patient. Whoever may not use its data or its encoder: see the licences "
+        "below (commercial use, above all). Whoever has other stains than H&E, frozen sections, or other "
+        "tumours than adenocarcinoma, or needs lesions counted, graded or told apart as invasive or in "
+        "situ. Whoever cannot have a person look at every outline.\n"
+    )
     scale = (
         f"Microns per pixel as the data's manifest gives them: {', '.join(nominal)}. Every image was "
         f"resampled to {spec.canvas_mpp:.3f} µm per pixel (1500 px at {spec.mpp:g} become 1024).\n"
@@ -74,7 +80,8 @@ def write_card(spec: BundleSpec, story: Story) -> str:
             f"of its own, so that scores there may be too good: {', '.join(unknown)}.\n"
         )
     nvidia = f" {NVIDIA}" if "NVIDIA" in spec.licence else ""
-    parts = [f"# {spec.name}\n", what, "## Intended use\n", use, "## Validation\n", _score_tables(story)]
+    parts = [f"# {spec.name}\n", what, "## Intended use\n", use, "## Who should not use it\n", nobody]
+    parts += ["## Validation\n", _score_tables(story)]
     parts += ["## Data\n", _data_table(cases), scale, alone, "## Limits\n", _limits(spec, story)]
     parts += ["## Recipe\n", _recipe_table(story)]
     parts += ["## Licence\n", f"{spec.licence[0].upper()}{spec.licence[1:]}.{nvidia}\n"]
@@ -97,7 +104,7 @@ def _score_tables(story: Story) -> str:
         "threshold 0.5, with the fp16 weights of this bundle, one fold at a time (the ensemble is not judged "
         "here: every case has trained some of its folds). Empty truth with empty prediction counts 1, "
         f"either one empty alone 0. {kept} Mean ± standard deviation over images; 95 % bootstrap "
-        "interval of the mean.\n"
+        "interval of the mean, patients drawn whole.\n"
     )
     for task in sorted({s.task for s in story.scores}):
         own = [s for s in story.scores if s.task == task]

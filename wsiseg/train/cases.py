@@ -5,6 +5,7 @@ one, names the pairs and adds microns per pixel, patient, data set, licence and 
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -72,7 +73,8 @@ def read_cases(root: Path, *, image_mpp: float) -> tuple[Case, ...]:
         raise DataError(msg)
     manifest = root / "manifest.csv"
     listed = _from_manifest(root, manifest) if manifest.is_file() else _from_folders(root, image_mpp)
-    wrong: list[str] = []
+    twice = [key for key, count in Counter(case.key for case in listed).items() if count > 1]
+    wrong = [f"{key}: the manifest lists it more than once" for key in twice]
     found: list[Case] = []
     with ThreadPoolExecutor(4) as pool:
         for case, checked in zip(listed, pool.map(_checked, listed), strict=True):

@@ -63,7 +63,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 def as_markdown(runs: Sequence[Run]) -> str:
     """Table 1, the paired differences, the domains, and what was run."""
     tasks = sorted({run.task for run in runs})
-    names = [name for name in STRATEGIES if any(run.strategy == name for run in runs)]
+    names = list(STRATEGIES)
     titles = [STRATEGIES[name].title for name in names]
     at = {(run.task, run.strategy): summary(run.scores) for run in runs}
     text = "# Dice by strategy\n\n"
@@ -75,8 +75,8 @@ def as_markdown(runs: Sequence[Run]) -> str:
     text += (
         "\nMean ± standard deviation of Dice over the validation images of all folds, and the 95 % bootstrap "
         "interval of the mean, in percent; whole images, threshold 0.5. Empty truth with empty prediction "
-        "counts 1, either one empty alone 0. Images of one patient count as if they were independent: "
-        "true intervals are wider.\n"
+        "counts 1, either one empty alone 0. Intervals draw whole patients (an image of an unknown patient "
+        "stands alone, which makes them too narrow).\n"
     )
     return "\n".join([text, _differences(runs), _domains(runs), _recipes(runs)])
 

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from wsiseg.resample import Kernel, resize
-from wsiseg.train.augment import ColourShift, Window, draw_colour, draw_window, turned
+from wsiseg.train.augment import (
+    ColourShift,
+    Window,
+    draw_colour,
+    draw_glass,
+    draw_window,
+    lay_glass,
+    soiled,
+    turned,
+)
 from wsiseg.train.cases import Case, read_mask, read_rgb
 from wsiseg.train.recipe import Recipe
 
@@ -75,21 +84,23 @@ def load_samples(cases: Sequence[Case], *, mpp: float, kernel: Kernel) -> list[S
 def plan_epoch(samples: Sequence[Sample], recipe: Recipe, rng: np.random.Generator) -> list[int]:
     """Which sample each crop of an epoch comes from, in order; whole batches, at least one.
 
-    An image gives as many crops as its area holds, at least one. With ``balance`` the same
-    number of crops is drawn so that every domain is equally likely.
+    An image gives as many crops as its area holds, at least one. With ``balance`` as many
+    are drawn, a domain of n crops as often as n ** (1 - balance) is to the others. With ``steps`` the epoch
+    has so many batches: some images are left out, or every one is gone through several times.
     """
     counts = [max(1, round(sample.mask_YX.size / recipe.crop**2)) for sample in samples]
-    total = -(-sum(counts) // recipe.batch) * recipe.batch
+    total = (recipe.steps or -(-sum(counts) // recipe.batch)) * recipe.batch
     if recipe.balance:
         domains = [(sample.case.task, sample.case.domain) for sample in samples]
         size = {
             domain: sum(c for c, d in zip(counts, domains, strict=True) if d == domain) for domain in domains
         }
-        weights = np.array([c / size[d] for c, d in zip(counts, domains, strict=True)])
+        weights = np.array([c / size[d] ** recipe.balance for c, d in zip(counts, domains, strict=True)])
         return [int(i) for i in rng.choice(len(samples), total, p=weights / weights.sum())]
     every = np.repeat(np.arange(len(samples)), counts)
-    more = rng.choice(every, total - len(every))
-    return [int(i) for i in rng.permutation(np.concatenate([every, more]))]
+    rounds, rest = divmod(total, len(every))
+    more = rng.choice(every, rest, replace=not recipe.steps)
+    return [int(i) for i in rng.permutation(np.concatenate([*[every] * rounds, more]))]
 
 
 def cut(
@@ -141,8 +152,8 @@ def epoch_batches(
 
     def make(start: int) -> Batch:
         places = range(start, start + recipe.batch)[rank::ranks]
-        crops = [(samples[order[place]], np.random.default_rng((*seed, place))) for place in places]
-        return _batch(crops, recipe, kernel)
+        crops = [(order[place], np.random.default_rng((*seed, place))) for place in places]
+        return _batch(samples, crops, recipe, kernel)
 
     with ThreadPoolExecutor(LOADERS) as pool:
         waiting: list[Future[Batch]] = []
@@ -154,24 +165,60 @@ def epoch_batches(
             yield future.result()
 
 
-def _batch(crops: Sequence[tuple[Sample, np.random.Generator]], recipe: Recipe, kernel: Kernel) -> Batch:
-    """One crop of each sample, each drawn by a generator of its own."""
-    cuts, colours = [], []
-    for sample, rng in crops:
-        window = draw_window(
-            rng,
-            sample.mask_YX.shape,
-            crop=recipe.crop,
-            scale_jitter=recipe.scale_jitter,
-            flips=recipe.flips,
-        )
-        cuts.append(cut(sample, window, crop=recipe.crop, kernel=kernel))
+def _batch(
+    samples: Sequence[Sample],
+    crops: Sequence[tuple[int, np.random.Generator]],
+    recipe: Recipe,
+    kernel: Kernel,
+) -> Batch:
+    """One crop of each sample named, each drawn by a generator of its own."""
+    cuts, colours, keys = [], [], []
+    for number, rng in crops:
+        sample = samples[number]
+        done = _window(sample, rng, recipe.crop, recipe, kernel)
         colours.append(draw_colour(rng, 1, colour=recipe.colour_jitter, stain=recipe.stain_jitter))
+        keys.append(sample.case.key)
+        if recipe.mosaic and rng.random() < recipe.mosaic:
+            others = [samples[i] for i in rng.integers(len(samples), size=3)]
+            done = _mosaic([sample, *others], rng, recipe, kernel)
+            keys[-1] = " + ".join([sample.case.key, *(other.case.key for other in others)])
+        if recipe.glass and rng.random() < recipe.glass:
+            done = lay_glass(done, draw_glass(rng, recipe.crop), rng)
+        if recipe.blur or recipe.jpeg:
+            done = (soiled(done[0], rng, blur=recipe.blur, jpeg=recipe.jpeg), *done[1:])
+        cuts.append(done)
     rgb_BYX3, mask_BYX, counted_BYX = (np.stack(arrays) for arrays in zip(*cuts, strict=True))
     return Batch(
         torch.from_numpy(rgb_BYX3).permute(0, 3, 1, 2),
         torch.from_numpy(mask_BYX).float() / 255,
         torch.from_numpy(counted_BYX).float() / 255,
         ColourShift(*(torch.cat([getattr(c, part) for c in colours]) for part in ("light", "stain", "wash"))),
-        tuple(sample.case.key for sample, _ in crops),
+        tuple(keys),
     )
+
+
+def _window(
+    sample: Sample, rng: np.random.Generator, side: int, recipe: Recipe, kernel: Kernel
+) -> tuple[npt.NDArray[np.uint8], ...]:
+    """RGB, mask and what counts of a random window of ``side`` pixels."""
+    window = draw_window(
+        rng, sample.mask_YX.shape, crop=side, scale_jitter=recipe.scale_jitter, flips=recipe.flips
+    )
+    return cut(sample, window, crop=side, kernel=kernel)
+
+
+def _mosaic(
+    four: Sequence[Sample], rng: np.random.Generator, recipe: Recipe, kernel: Kernel
+) -> tuple[npt.NDArray[np.uint8], ...]:
+    """A crop of which each of four samples, in random order, fills the part in one corner."""
+    crop, (y, x) = recipe.crop, rng.integers(recipe.crop // 4, 3 * recipe.crop // 4, 2)
+    whole = (np.empty((crop, crop, 3), np.uint8), *(np.empty((crop, crop), np.uint8) for _ in range(2)))
+    corners = [
+        (rows, columns) for rows in (slice(y), slice(y, crop)) for columns in (slice(x), slice(x, crop))
+    ]
+    for place, (rows, columns) in zip(rng.permutation(4), corners, strict=True):
+        height, width = whole[1][rows, columns].shape
+        parts = _window(four[place], rng, max(height, width), recipe, kernel)
+        for array, part in zip(whole, parts, strict=True):
+            array[rows, columns] = part[:height, :width]
+    return whole

@@ -38,8 +38,8 @@ STRIDE = 32
 class Watch(Protocol):
     """Someone who is told how a training goes."""
 
-    def step(self, images: int, loss: float) -> None:
-        """One step is done, with so many crops."""
+    def step(self, images: int, loss: float, done: float) -> None:
+        """One step is done, with so many crops; ``done`` is the part of the whole training (0 … 1)."""
 
     def epoch(self, record: dict[str, Any]) -> None:
         """One epoch is done and validated."""
@@ -84,12 +84,14 @@ def train_fold(network: Network, job: Job, recipe: Recipe, *, machine: Machine, 
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
             optimizer.step()
             optimizer.zero_grad()
-            watch.step(len(batch.keys) * machine.ranks, losses[-1])
+            done = (step + 1) / (steps * recipe.epochs)
+            watch.step(len(batch.keys) * machine.ranks, losses[-1], done)
         spent = time.perf_counter() - begun
         dice = float(np.mean([s.dice for s in machine.gathered(_validate(network, job, machine))]))
+        loss = float(np.mean(machine.gathered(losses)))
         if not machine.rank:
             rate = steps * recipe.batch / spent
-            record = {"fold": job.name, "epoch": epoch + 1, "loss": float(np.mean(losses)), "dice": dice}
+            record = {"fold": job.name, "epoch": epoch + 1, "loss": loss, "dice": dice}
             watch.epoch({**record, "images_per_s": rate, "seconds": time.perf_counter() - begun})
             if dice > best:
                 save_fold(network, job.folder / "best.safetensors")
@@ -120,7 +122,7 @@ def judge(
         prob_YX = predict(predictor, sample.rgb_YX3).mean(axis=0)
         tp, fp, fn = score(prob_YX >= threshold, sample.mask_YX > 0)
         case = sample.case
-        yield Score(case.key, case.task, case.domain, fold, tp, fp, fn)
+        yield Score(case.key, case.task, case.domain, fold, tp, fp, fn, "/".join(case.group))
 
 
 def predict(predictor: Predictor, rgb_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from wsiseg.bundle import load_spec
 from wsiseg.model import TorchPredictor, build_network, choose_device, load_fold
@@ -16,7 +17,7 @@ from wsiseg.train.loop import predict
 from wsiseg.train.metrics import Score, summary
 from wsiseg.train.strategies import STRATEGIES
 
-__all__ = ["draw_folds", "draw_worst"]
+__all__ = ["draw_contours", "draw_folds", "draw_worst"]
 
 INK, GREY, PAPER = (40, 40, 40), (200, 200, 200), (255, 255, 255)
 DOT, MEAN = (31, 119, 180), (214, 39, 40)
@@ -71,6 +72,37 @@ def draw_worst(run: Run, cases: Sequence[Case], count: int, *, device: str = "au
             tile.thumbnail((TILE, TILE))
             page.paste(tile, (8 + column * (TILE + 8), top + 20))
     return page
+
+
+def draw_contours(
+    images: Sequence[tuple[str, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]],
+) -> Image.Image:
+    """Name, truth (Y, X) and prediction (Y, X) of some images, side by side: contours on white, no image.
+
+    Truth is green, prediction red, and black where the two run together.
+    """
+    page = Image.new("RGB", (len(images) * (TILE + 8) + 8, TILE + 40), PAPER)
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(10)
+    for column, (name, truth_YX, predicted_YX) in enumerate(images):
+        tile_YX3 = np.full((*truth_YX.shape, 3), 255, np.uint8)
+        edges = [_contour(mask_YX) for mask_YX in (truth_YX, predicted_YX)]
+        for edge_YX, colour in zip(edges, (TRUTH, PREDICTED), strict=True):
+            tile_YX3[edge_YX] = colour
+        tile_YX3[edges[0] & edges[1]] = INK
+        shrink = TILE / max(truth_YX.shape)
+        size = tuple(max(1, round(side * shrink)) for side in truth_YX.shape[::-1])
+        left = 8 + column * (TILE + 8)
+        page.paste(Image.fromarray(tile_YX3).resize(size, Image.Resampling.BOX), (left, 32))
+        pen.rectangle((left - 1, 31, left + size[0], 32 + size[1]), outline=GREY)
+        for line, words in enumerate(name.split("   ")):
+            pen.text((left, 4 + 13 * line), words[-46:], INK, font)
+    return page
+
+
+def _contour(mask_YX: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The pixels of a mask within two pixels of its edge."""
+    inner_YX: npt.NDArray[np.bool_] = ndimage.binary_erosion(mask_YX, iterations=2, border_value=1)
+    return mask_YX & ~inner_YX
 
 
 def _predicted(

@@ -1,4 +1,4 @@
-"""The end of an experiment: ``bundle.json`` and the card, written from what was trained."""
+"""The end of an experiment: a bundle's facts, written from what was trained."""
 
 import hashlib
 import platform
@@ -14,7 +14,9 @@ from wsiseg.train.card import Story, licence_of, trained_on, write_card
 from wsiseg.train.experiment import Experiment
 from wsiseg.train.folds import Fold
 from wsiseg.train.machine import Machine
-from wsiseg.train.records import read_scores, write_text
+from wsiseg.train.recipe import Recipe
+from wsiseg.train.records import read_run, read_scores, write_learnt, write_text
+from wsiseg.train.starts import read_about
 
 __all__ = ["publish", "versions"]
 
@@ -30,7 +32,7 @@ def versions() -> dict[str, str]:
 
 
 def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path], machine: Machine) -> None:
-    """Write ``bundle.json`` and the card from what was trained."""
+    """Write ``bundle.json``, the card and ``learnt.json`` from what was trained."""
     source = experiment.init_from and load_spec(find_bundle(experiment.init_from))
     cases = list({case.key: case for fold in folds for case in fold.train}.values())
     spec = BundleSpec(
@@ -42,7 +44,7 @@ def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path]
         trained_on=trained_on(cases)
         + (f"; before that, as {source.name}: {source.trained_on}" if source else ""),
     )
-    start = f"{source.name} ({source.trained_on})" if source else experiment.recipe.encoder_weights
+    start = f"{source.name} ({source.trained_on})" if source else _encoder_story(experiment.recipe, folds)
     facts = {
         "device": f"{machine.device.type}, {'bfloat16' if machine.half else 'float32'}",
         "processes": str(machine.ranks),
@@ -52,7 +54,9 @@ def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path]
     story = Story(
         experiment.strategy.name,
         experiment.task,
-        experiment.recipe,
+        experiment.recipe.model_copy(
+            update={"encoder_weights": Path(experiment.recipe.encoder_weights).name}
+        ),
         folds,
         scores,
         start,
@@ -60,4 +64,23 @@ def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path]
         experiment.note,
     )
     write_text(experiment.out / "README.md", write_card(spec, story))
+    record = read_run(experiment.out)
+    assert record is not None, "a training begins with its record"
+    write_learnt(experiment.out, record["trained"])
     write_text(experiment.out / "bundle.json", spec.model_dump_json(indent=1) + "\n")
+
+
+def _encoder_story(recipe: Recipe, folds: Sequence[Fold]) -> str:
+    """Where the encoder began, in words: no path of this machine goes into a card."""
+    if recipe.encoder_weights in {"none", "imagenet"}:
+        return {"none": "random weights", "imagenet": "ImageNet"}[recipe.encoder_weights]
+    about = {fold: read_about(Path(recipe.encoder_weights.replace("{fold}", fold.name))) for fold in folds}
+    first = about[folds[0]]
+    if not first:
+        return f"encoder weights {Path(recipe.encoder_weights).name}"
+    how = f"{first['lesson']} from {first['teacher']}" if first["teacher"] else first["lesson"]
+    seen = {fold: {tuple(group) for group in one.get("seen", [])} for fold, one in about.items()}
+    where = ", ".join(sorted({dataset for groups in seen.values() for dataset, _ in groups}))
+    met = any(case.group in seen[fold] for fold in folds for case in fold.valid)
+    too = ", validation images among them" if met else ""
+    return f"encoder pretrained without labels ({how}) on images of {where}{too}"

@@ -20,13 +20,17 @@ class Recipe(BaseModel):
     encoder: str = Field(default="mit_b0", description="The encoder: mit_b0 … mit_b5, or any of smp's.")
     encoder_weights: str = Field(
         default="none",
-        description="Where the encoder starts: none (random), imagenet, or a safetensors file.",
+        description="Where the encoder starts: none (random), imagenet, or a safetensors file "
+        "(wsiseg pretrain makes one; {fold} in its name stands for the fold's).",
     )
     mpp: Annotated[float, Field(gt=0, le=10)] = Field(
         default=0.5, description="Working resolution, microns per pixel; 1500 px at it are 1024 px of input."
     )
     folds: Annotated[int, Field(ge=2)] = Field(default=5, description="Folds of the cross-validation.")
     epochs: Whole = Field(default=30, description="Epochs; in one every image pixel is seen about once.")
+    steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Steps of an epoch, for trials of equal length; 0: one look at every pixel."
+    )
     cycles: Whole = Field(default=1, description="Equal cycles, in each of which the rate falls to zero.")
     warmup: Annotated[float, Field(ge=0)] = Field(
         default=1.0, description="Epochs over which the rate first rises from zero."
@@ -54,7 +58,19 @@ class Recipe(BaseModel):
         default=0.15, description="Largest change of brightness, contrast, saturation."
     )
     stain_jitter: Share = Field(default=0.1, description="Largest change of each stain (HED space).")
-    balance: bool = Field(default=False, description="Draw crops from every domain equally often.")
+    blur: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0, description="Largest blur of every second crop: standard deviation in input pixels."
+    )
+    jpeg: Annotated[int, Field(ge=0, le=95)] = Field(
+        default=0, description="Lowest JPEG quality that every second crop is stored at; 0: none is."
+    )
+    glass: Share = Field(default=0, description="Share of crops part of which is covered by empty glass.")
+    mosaic: Share = Field(default=0, description="Share of crops put together from four images.")
+    balance: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0,
+        description="How evenly domains are drawn from: 0 in proportion to their pixels, 0.5 to the "
+        "square root of those, 1 equally often.",
+    )
     keep: Literal["last", "best"] = Field(
         default="last",
         description="Weights that go into the bundle: the last, or those with the best validation Dice "

@@ -1,13 +1,15 @@
-"""What a training writes down, and reads back: ``BUNDLE/run/``.
+"""What a training writes down, and reads back: ``BUNDLE/run/``, and ``BUNDLE/learnt.json``.
 
-``run.json`` (strategy, recipe, cases and folds, versions), and for each fold
-``fold-<name>/{metrics.jsonl, scores.csv, last.pt, best.safetensors}``. A fold is finished
-when it has its ``scores.csv``.
+``run/run.json`` (strategy, recipe, cases and folds, versions), and for each fold
+``run/fold-<name>/{metrics.jsonl, scores.csv, last.pt, best.safetensors}``. A fold is finished
+when it has its ``scores.csv``. ``learnt.json`` goes wherever the weights go: it says which
+folds have learnt from which patient, so that anybody can judge them on cases they never saw.
 """
 
 import csv
+import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,19 @@ from typing import Any
 from wsiseg.errors import DataError, OutputError
 from wsiseg.train.metrics import Score
 
-__all__ = ["read_run", "read_scores", "run_folder", "write_run", "write_scores", "write_text"]
+__all__ = [
+    "LEARNT",
+    "read_learnt",
+    "read_run",
+    "read_scores",
+    "run_folder",
+    "write_learnt",
+    "write_run",
+    "write_scores",
+    "write_text",
+]
+
+LEARNT = "learnt.json"
 
 COLUMNS = [field.name for field in fields(Score)]
 
@@ -65,9 +79,43 @@ def read_run(bundle: Path) -> dict[str, Any] | None:
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
     """Write scores as CSV, with Dice and Jaccard beside the counts they come from."""
-    lines = [",".join([*COLUMNS, "dice", "jaccard"])]
-    lines += [",".join(map(str, (*astuple(s), f"{s.dice:.6f}", f"{s.jaccard:.6f}"))) for s in scores]
-    write_text(path, "\n".join(lines) + "\n")
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([*COLUMNS, "dice", "jaccard"])
+    rows.writerows((*astuple(s), f"{s.dice:.6f}", f"{s.jaccard:.6f}") for s in scores)
+    write_text(path, text.getvalue())
+
+
+def write_learnt(bundle: Path, trained: Mapping[str, Iterable[Sequence[str]]]) -> None:
+    """Write ``learnt.json`` from the groups (data set, patient or image) that each fold has seen."""
+    folds: dict[str, list[str]] = {}
+    for fold in sorted(trained):
+        for group in trained[fold]:
+            folds.setdefault("/".join(group), []).append(fold)
+    lines = ",\n".join(f"  {json.dumps(group)}: {json.dumps(folds[group])}" for group in sorted(folds))
+    text = f'{{\n "folds": {json.dumps(sorted(trained))},\n "learnt": {{\n{lines}\n }}\n}}\n'
+    write_text(bundle / LEARNT, text)
+
+
+def read_learnt(bundle: Path) -> dict[str, frozenset[str]] | None:
+    """The groups, as ``Score.group`` names them, that each fold's weights have seen.
+
+    From ``learnt.json``, or else from the record of the training; None where there is neither.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = bundle / LEARNT
+    if not path.is_file():
+        trained = (read_run(bundle) or {}).get("trained")
+        return trained and {fold: frozenset(map("/".join, groups)) for fold, groups in trained.items()}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        pairs = [(group, fold) for group, folds in record["learnt"].items() for fold in folds]
+        return {name: frozenset(g for g, fold in pairs if fold == name) for name in record["folds"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{path} is damaged ({error!r}): fetch the bundle again"
+        raise DataError(msg) from error
 
 
 def read_scores(bundle: Path, folds: Sequence[str] | None = None) -> list[Score]:
@@ -97,5 +145,5 @@ def read_scores(bundle: Path, folds: Sequence[str] | None = None) -> list[Score]
 
 
 def _score(row: dict[str, str]) -> Score:
-    counts = (int(row[name]) for name in ("tp", "fp", "fn"))
-    return Score(row["key"], row["task"], row["domain"], row["fold"], *counts)
+    tp, fp, fn = (int(row[name]) for name in ("tp", "fp", "fn"))
+    return Score(row["key"], row["task"], row["domain"], row["fold"], tp, fp, fn, row.get("group", ""))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from wsiseg.bundle import find_bundle, load_spec
 from wsiseg.errors import OutputError, UsageError
@@ -27,7 +28,7 @@ from wsiseg.train.records import read_run, run_folder, write_run, write_scores
 from wsiseg.train.starts import Start, starting_weights
 from wsiseg.train.strategies import STRATEGIES
 
-__all__ = ["run_experiment"]
+__all__ = ["level", "run_experiment"]
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,12 @@ def run_experiment(
         OutputError: the folder holds a training of another kind, or one to be resumed.
         DataError, UsageError, BundleError: see what they say.
     """
+    if experiment.recipe.batch % machine.ranks:
+        msg = f"a batch of {experiment.recipe.batch} cannot be shared out to {machine.ranks} processes: "
+        raise UsageError(msg + f"pass --batch {machine.ranks}, or a multiple of it")
     cases, folds = plan_folds(experiment)
     experiment = _with_source(experiment, tasks_of(cases), machine, existing=existing, watch=watch)
-    starts = starting_weights(experiment.init_from, folds)
+    starts = starting_weights(experiment.init_from, folds, experiment.recipe.encoder_weights)
     _begin(experiment, list(zip(folds, starts, strict=True)), machine, existing)
     wanted = {case.key: case for fold in folds for case in (*fold.train, *fold.valid)}
     loaded = load_samples(
@@ -84,7 +88,7 @@ def _one_fold(
         return weights
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed * 1000 + number)
-    network = _network(experiment, start.weights)
+    network = _network(experiment, start)
     train, valid = ([samples[case.key] for case in half] for half in (fold.train, fold.valid))
     job = Job(fold.name, (recipe.seed, number), train, valid, folder, spec.resample)
     train_fold(network, job, recipe, machine=machine, watch=watch(folder, recipe.epochs))
@@ -99,13 +103,24 @@ def _one_fold(
     return weights
 
 
-def _network(experiment: Experiment, start: Path | None) -> Network:
-    spec, recipe = experiment.spec, experiment.recipe
-    weights = None if recipe.encoder_weights == "none" or start else recipe.encoder_weights
-    network = build_network(recipe.encoder, mean=spec.mean, std=spec.std, encoder_weights=weights)
-    if start:
-        load_fold(network, start)
+def _network(experiment: Experiment, start: Start) -> Network:
+    spec = experiment.spec
+    network = build_network(spec.encoder, mean=spec.mean, std=spec.std, encoder_weights=start.encoder)
+    if start.weights:
+        load_fold(network, start.weights)
+    else:
+        level(network)
     return network
+
+
+def level(network: Network) -> None:
+    """Let a new network begin at probability one half everywhere, whatever its features are.
+
+    The decoder adds four positive maps, so that smp's first head gives logits of some ±3: a loss
+    of 1.1 where knowing nothing costs 0.69, and a hundred steps spent on unlearning them.
+    """
+    for parameter in network.body.get_submodule("segmentation_head").parameters():
+        nn.init.zeros_(parameter)
 
 
 def _with_source(

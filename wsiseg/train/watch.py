@@ -1,6 +1,7 @@
 """Telling how a training goes: a bar on a terminal, plain lines elsewhere, ``metrics.jsonl`` always."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -12,41 +13,52 @@ from wsiseg.errors import UsageError
 
 __all__ = ["FoldWatch"]
 
+WIDTH = 24
+
 
 class FoldWatch:
-    """Watches one fold: writes ``metrics.jsonl``, and a line or a bar to stderr.
+    """Watches one fold: writes ``metrics.jsonl``, and lines to stderr, on a terminal a bar as well.
 
-    ``rank`` other than 0 stays silent.
+    Only the process of ``rank`` 0 is told of epochs; the others draw no bar.
     """
 
     def __init__(self, folder: Path, epochs: int, *, rank: int = 0, tensorboard: bool = False) -> None:
         self.folder = folder
         self.epochs = epochs
-        self.loud = not rank
-        self.terminal = self.loud and sys.stderr.isatty()
+        self.terminal = not rank and sys.stderr.isatty()
         self.begun = time.perf_counter()
         self.seen = 0
-        self.done = 0
+        self.dice = math.nan
+        self.pace: tuple[float, float] | None = None  # time and part done, at the first step of this run
         self.board = _board(folder) if tensorboard and not rank else None
 
-    def step(self, images: int, loss: float) -> None:
-        """Show the last loss and the speed, on a terminal only."""
+    def step(self, images: int, loss: float, done: float) -> None:
+        """Draw the bar, on a terminal only: part done, last loss, last Dice, images/s, time left."""
         self.seen += images
+        now = time.perf_counter()
+        self.pace = self.pace or (now, done)
         if self.terminal:
-            rate = self.seen / (time.perf_counter() - self.begun)
-            click.echo(f"\r{self.folder.name}: loss {loss:.3f}, {rate:.1f} images/s ", nl=False, err=True)
+            bar = "#" * int(WIDTH * done)
+            rate = self.seen / (now - self.begun)
+            dice = "not yet known" if math.isnan(self.dice) else f"{self.dice:.3f}"
+            told = f"[{bar:.<{WIDTH}}] loss {loss:.3f}, Dice {dice}, {rate:.1f} images/s"
+            click.echo(f"\r{self.folder.name}: {told}, {self.left(done):.1f} min left ", nl=False, err=True)
+
+    def left(self, done: float) -> float:
+        """Minutes that are left when this part of the training is done, at this run's pace."""
+        begun, first = self.pace or (0.0, done)
+        return (1 - done) * (time.perf_counter() - begun) / (done - first) / 60 if done > first else math.nan
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Append the epoch's record and say it in a line, with the time that is left."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        self.done += 1
-        left = (self.epochs - record["epoch"]) * (time.perf_counter() - self.begun) / self.done
-        start = "\r" if self.terminal else ""
+        self.dice = record["dice"]
+        start = "\r\033[K" if self.terminal else ""
         line = (
             f"{start}{self.folder.name}: epoch {record['epoch']}/{self.epochs}, "
             f"loss {record['loss']:.4f}, Dice {record['dice']:.4f}, {record['images_per_s']:.1f} images/s, "
-            f"{left / 60:.1f} min left"
+            f"{self.left(record['epoch'] / self.epochs):.1f} min left"
         )
         click.echo(line, err=True)
         if self.board:

@@ -1,0 +1,173 @@
+"""The judgement of a bundle: bound to its weights, told in its card, and made again by one command."""
+
+import csv
+import json
+import subprocess
+import sys
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from wsiseg.bundle import BundleSpec, FoldFile, load_spec, verify_files
+from wsiseg.errors import BundleError
+from wsiseg.model import build_network, save_fold
+from wsiseg.train.bench import Bench
+from wsiseg.train.cases import read_cases
+from wsiseg.train.evaluate import Question, evaluate
+from wsiseg.train.judgement import HEADING, differences, read_judgement, with_section, write_judgement
+from wsiseg.train.loop import predict
+from wsiseg.train.records import write_learnt
+
+JUDGE = Path(__file__).parents[1] / "scripts" / "judge.py"
+CARD = "# x\n\n## Validation\n\nv\n\n## Data\n\nd\n\n## Licence\n\nl\n"
+TEXT = st.text("ab \n#|", max_size=20).map(lambda text: f"{HEADING}\n\n{text.replace('#', '')}\n")
+
+
+@given(TEXT, TEXT)
+def test_a_card_has_one_judgement_the_last_and_keeps_everything_else(first: str, second: str) -> None:
+    card = with_section(with_section(CARD, first), second)
+    assert card == with_section(CARD, second)
+    assert card.count(HEADING) == 1
+    assert card.replace(f"{second}\n", "") == CARD
+    assert with_section("# bare\n", first).startswith("# bare\n\n## Judgement")
+
+
+NUMBERS = st.recursive(
+    st.floats(-5, 5) | st.booleans() | st.text(max_size=3) | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(NUMBERS)
+def test_a_record_does_not_differ_from_itself_and_every_change_is_told(record: Any) -> None:
+    assert differences(record, record, within=0) == []
+    assert len(differences({"x": record}, {"x": record, "y": 1}, within=0)) == 1
+    assert differences({"x": 0.5}, {"x": 0.52}, within=0.01) == ["x: 0.5 was kept, 0.52 was found"]
+    assert differences({"x": 0.5}, {"x": 0.505}, within=0.01) == []
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One domain, eight images of eight patients, of which every other is empty; 0.73 µm per pixel."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for kind in ("image", "mask"):
+        (root / "t1" / "colon_glas" / kind).mkdir(parents=True)
+    rows = []
+    for i in range(8):
+        mask_YX = np.zeros((64, 72), np.uint8)
+        mask_YX[8:40, 8:60] = 255 * (i % 2)
+        rgb_YX3 = np.where(mask_YX[..., None] > 0, 90, 190) + rng.integers(0, 40, (64, 72, 3))
+        names = [f"t1/colon_glas/{kind}/{i}.png" for kind in ("image", "mask")]
+        Image.fromarray(rgb_YX3.astype(np.uint8)).save(root / names[0])
+        Image.fromarray(mask_YX).save(root / names[1])
+        rows.append(["t1", "colon_glas", *names, 0.732421875, f"p{i}", "CC0 1.0"])
+    with (root / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["task", "domain", "image", "mask", "mpp", "patient_id", "licence"], *rows]
+        )
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folds of random weights, small patches; fold k has seen the patients of the other half."""
+    folder = tmp_path_factory.mktemp("bundle") / "mine"
+    folder.mkdir()
+    folds = []
+    for name in ("1", "2"):
+        network = build_network("mit_b0", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        path = folder / f"fold-{name}.safetensors"
+        folds.append(FoldFile(file=path.name, sha256=save_fold(network, path)))
+    spec = BundleSpec(
+        name="mine", encoder="mit_b0", patch_px=375, input_px=256, margin=64, folds=tuple(folds),
+        licence="none", trained_on="nothing",
+    )  # fmt: skip
+    (folder / "bundle.json").write_text(spec.model_dump_json())
+    (folder / "README.md").write_text(CARD)
+    groups = [case.group for case in read_cases(data, image_mpp=0.5)]
+    write_learnt(folder, {"1": groups[:4], "2": groups[4:]})
+    return folder
+
+
+def bench(bundle: Path, data: Path, work: Path) -> Bench:
+    return Bench(bundle, load_spec(bundle), read_cases(data, image_mpp=0.5), work, "cpu")
+
+
+def test_kept_answers_are_those_of_evaluate_and_are_asked_for_once(
+    bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = bench(bundle, data, tmp_path)
+    first = asked.answers(asked.cases)
+    judged = evaluate(bundle, asked.cases, Question("held-out"), device="cpu")
+    assert [a.score for a in first] == [one.score for one in judged]
+    pooled = reduce(add, (one.reliability for one in judged))
+    counted = reduce(add, (a.logits for a in first))
+    assert counted.at(1).ece == pytest.approx(pooled.ece, abs=0.005)
+    (cut,) = list((tmp_path / asked.spec.weights_key[:12] / "answer-plain").glob("*.npz"))[:1]
+    cut.write_bytes(cut.read_bytes()[:100])  # killed while it was written
+    calls: list[int] = []
+
+    def noted(*given: Any) -> Any:
+        calls.append(1)
+        return predict(*given)
+
+    monkeypatch.setattr("wsiseg.train.bench.predict", noted)
+    again = bench(bundle, data, tmp_path)
+    assert [a.score for a in again.answers(again.cases)] == [a.score for a in first]
+    assert len(calls) == 1
+
+
+def test_one_command_judges_a_bundle_and_finds_its_figures_again(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    free = tmp_path / "free.tif"
+    Image.fromarray(np.full((300, 300, 3), (220, 150, 190), np.uint8)).save(free)
+    (tmp_path / "free.csv").write_text(f"path,name,mpp\n{free},pink,0.5\n")
+    command = [sys.executable, str(JUDGE), str(bundle), "--data", str(data), "--device", "cpu"]
+    command += ["--slides", str(tmp_path / "free.csv"), "--work", str(tmp_path / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    spec = load_spec(bundle)
+    verify_files(bundle, spec)
+    record = read_judgement(bundle, spec)
+    assert record is not None
+    assert spec.temperature == record["calibration"]["temperature"]
+    assert spec.threshold == record["slides"]["point"]["threshold"]
+    assert record["held_out"]["n"] == 8
+    assert set(record["slides"]["false"]) == {"colon_glas (benign, mosaics)", "pink"}
+    for found in record["slides"]["false"].values():
+        assert found["fraction"] == pytest.approx(found["fraction_on_grid"], abs=0.02)
+    card = (bundle / "README.md").read_text()
+    assert f"{record['held_out']['dice_mean']:.3f}" in card
+    assert (bundle / "disagreement.png").is_file()
+    assert (bundle / "worst.png").is_file()
+    checked = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "every figure of mine was found again" in checked.stdout
+    record["calibration"]["ece_before"] += 0.1
+    write_judgement(bundle, record)
+    (bundle / "bundle.json").write_text(spec.model_copy(update={"threshold": 0.123}).model_dump_json())
+    checked = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 1
+    assert "calibration.ece_before" in checked.stdout
+    assert "threshold is 0.123" in checked.stdout
+
+
+def test_a_judgement_of_other_weights_does_not_count(bundle: Path, tmp_path: Path) -> None:
+    spec = load_spec(bundle)
+    assert read_judgement(tmp_path, spec) is None
+    write_judgement(tmp_path, {"weights": spec.weights_key})
+    assert read_judgement(tmp_path, spec) == {"weights": spec.weights_key}
+    write_judgement(tmp_path, {"weights": "0" * 64})
+    assert read_judgement(tmp_path, spec) is None
+    (tmp_path / "judgement.json").write_text(json.dumps([]))
+    with pytest.raises(BundleError, match="is damaged"):
+        read_judgement(tmp_path, spec)

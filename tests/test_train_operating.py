@@ -1,0 +1,120 @@
+"""From probability to regions on slides: the grid's regions are the pipeline's, and the rule is kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import ndimage
+
+from wsiseg.bundle import BundleSpec, FoldFile
+from wsiseg.export import outlining
+from wsiseg.options import PolygonOptions
+from wsiseg.polygons import outline, tidy
+from wsiseg.train.cases import read_cases
+from wsiseg.train.mosaic import compose, lay_out
+from wsiseg.train.operating import Found, Point, choose, grid, regions
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10_000), st.sampled_from([0, 8, 40]), st.sampled_from([0, 8, 40]))
+def test_the_regions_of_the_grid_are_those_that_are_exported(seed: int, area: int, hole: int) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(60, 70)), 2.5)
+    prob_YX = np.where(noise > np.quantile(noise, 0.5), np.uint8(200), np.uint8(0))
+    exported = outline(prob_YX, prob_YX, threshold_u8=128, x=0, y=0)
+    kept = tidy(exported, min_area_px=area, min_hole_px=hole, simplify_px=0)
+    mask_YX = prob_YX >= 128
+    found_YX, count = regions(mask_YX, min_area_px=area, min_hole_px=hole)
+    sizes = np.bincount(found_YX.ravel(), minlength=count + 1)[1:]
+    assert sizes.sum() == pytest.approx(sum(p.area for p in kept.polygons_N), rel=0.1, abs=60)
+    a, b, c, d = mask_YX[:-1, :-1], mask_YX[:-1, 1:], mask_YX[1:, :-1], mask_YX[1:, 1:]
+    corners = ((a == d) & (b == c) & (a != b)).any()
+    filled = [shapely.Polygon(p.exterior) for p in kept.polygons_N]
+    islands = any(q.contains(p) for p in kept.polygons_N for q in filled if q.area > p.area)
+    if not corners and not islands:
+        assert sorted(sizes.tolist()) == sorted(p.area for p in kept.polygons_N)
+
+
+def test_a_small_hole_is_filled_and_counts_for_its_region() -> None:
+    ring = np.zeros((9, 9), bool)
+    ring[2:7, 2:7] = True
+    ring[4, 4] = False
+    assert regions(ring, min_area_px=25, min_hole_px=2)[1] == 1
+    assert regions(ring, min_area_px=25, min_hole_px=0)[1] == 0
+    assert regions(ring, min_area_px=0, min_hole_px=2)[0][4, 4] == 1
+    bay = ring.copy()
+    bay[2:5, 4] = False  # open to the outside: no hole
+    assert regions(bay, min_area_px=0, min_hole_px=99)[0][4, 4] == 0
+
+
+def found(threshold: float, dice: float, **false: float) -> Found:
+    return Found(Point(threshold, 5000, 2000), dice, false)
+
+
+def test_the_rule_takes_the_best_dice_where_false_positives_are_few() -> None:
+    tried = [found(0.5, 0.80, a=0.1, b=0), found(0.6, 0.79, a=0.01, b=0.019), found(0.7, 0.78, a=0, b=0)]
+    assert choose(tried, 0.80) == (tried[1], True)
+
+
+def test_where_the_rule_cannot_be_met_false_positives_come_first_unless_nothing_is_found() -> None:
+    tried = [found(0.5, 0.80, a=0.30), found(0.7, 0.60, a=0.019), found(0.8, 0.55, a=0.01)]
+    assert choose(tried, 0.80) == (tried[1], False)
+    deaf = [found(0.5, 0.80, a=0.30), found(0.6, 0.70, a=0.10), found(0.9, 0.30, a=0.001)]
+    assert choose(deaf, 0.80) == (deaf[1], False)
+    assert choose([found(0.5, 0.70, a=0.0)], 0.80)[1] is False
+
+
+def test_equal_points_are_told_apart_by_the_threshold_nearest_to_the_middle() -> None:
+    tried = [found(0.4, 0.8), found(0.55, 0.8), found(0.9, 0.8)]
+    assert choose(tried, 0.8)[0].point.threshold == 0.55
+    assert len(set(grid())) == len(list(grid())) > 100
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=12))
+def test_no_two_tiles_of_a_mosaic_overlap(sizes: list[tuple[int, int]]) -> None:
+    corners = lay_out(sizes)
+    across, down = (max(c[i] + s[i] for c, s in zip(corners, sizes, strict=True)) for i in (0, 1))
+    covered = np.zeros((down, across), int)
+    for (x, y), (width, height) in zip(corners, sizes, strict=True):
+        covered[y : y + height, x : x + width] += 1
+    assert covered.max() == 1
+    assert covered.sum() == sum(width * height for width, height in sizes)
+
+
+def test_a_mosaic_holds_every_image_and_mask_where_its_tile_says(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i, (height, width) in enumerate([(40, 30), (20, 50), (33, 21)]):
+        for kind, values in (("image", rng.integers(0, 256, (height, width, 3))), ("mask", None)):
+            path = tmp_path / "t" / "d" / kind / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawn = rng.integers(0, 2, (height, width)) * 255 if values is None else values
+            Image.fromarray(drawn.astype(np.uint8)).save(path)
+    cases = read_cases(tmp_path, image_mpp=0.5)
+    made = compose(cases)
+    for tile in made.tiles:
+        rows, columns = slice(tile.y, tile.y + tile.height), slice(tile.x, tile.x + tile.width)
+        assert np.array_equal(made.rgb_YX3[rows, columns], np.asarray(Image.open(tile.case.image)))
+        assert np.array_equal(made.mask_YX[rows, columns], np.asarray(Image.open(tile.case.mask)))
+        assert tile.on_canvas(1.0) == (rows, columns)
+    truth = made.truth(made.mask_YX.shape, 1.0, "bilinear")
+    assert np.array_equal(truth, made.mask_YX > 0)
+    down, across = made.mask_YX.shape
+    half = made.truth((-(-down // 2), -(-across // 2)), 2.0, "bilinear")
+    assert half.mean() == pytest.approx(truth.mean(), abs=0.1)
+
+
+def test_what_the_bundle_advises_is_used_unless_the_user_says_otherwise() -> None:
+    spec = BundleSpec(
+        name="x", encoder="mit_b0", licence="", trained_on="", threshold=0.65, min_area_um2=7.0,
+        review_above=0.12, folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
+    )  # fmt: skip
+    advised = outlining(PolygonOptions(), spec)
+    assert (advised.threshold, advised.min_area_um2, advised.review_above) == (0.65, 7.0, 0.12)
+    said = outlining(PolygonOptions(threshold=0.3, min_area=0, review=0.5), spec)
+    assert (said.threshold, said.min_area_um2, said.review_above) == (0.3, 0, 0.5)
+    old = BundleSpec.model_validate(spec.model_dump(exclude={"review_above", "temperature"}))
+    assert (old.review_above, old.temperature) == (None, 1.0)
+    assert outlining(PolygonOptions(), old).review_above is None
