@@ -1,8 +1,9 @@
 """Segment one slide with the installed ``wsiseg`` and say where the results lie.
 
-The slide is the one given; else CMU-1-Small-Region.svs from ``$WSISEG_SHARED`` (``../shared``
-beside the checkout where that is not set); else the same file from OpenSlide's public test
-data, its sha256 checked; else, offline, one drawn by ``make_slide.py``. It always says which.
+The slide is the one given; else a core of a carcinoma from ``$WSISEG_SHARED`` (``../shared`` beside
+the checkout where that is not set); else CMU-1-Small-Region.svs, skin without tumour, from
+OpenSlide's public test data, its sha256 checked; else, offline, one drawn by ``make_slide.py``. It
+always says which.
 
 Run by ``make demo``; by hand: ``python scripts/demo.py --slide SLIDE -- --slide-mpp 0.5``.
 """
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".demo"
 OUTPUT = ROOT / "demo-output"
 
+SHARED = "instanseg-HE_example.tif"
 NAME = "CMU-1-Small-Region.svs"
 URL = f"https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/{NAME}"
 SHA256 = "ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7"
@@ -56,9 +58,9 @@ def say(sentence: str) -> None:
 
 def example_slide() -> Path:
     """The example slide: shared, downloaded or drawn, and a line that says which."""
-    shared = Path(os.environ.get("WSISEG_SHARED") or ROOT.parent / "shared") / "slides" / "real" / NAME
+    shared = Path(os.environ.get("WSISEG_SHARED") or ROOT.parent / "shared") / "slides" / "real" / SHARED
     if shared.is_file():
-        say(f"the slide is {NAME} (H&E, from OpenSlide's test data) as found in the shared folder")
+        say(f"the slide is {SHARED} (H&E, a core of a carcinoma) as found in the shared folder")
         return shared
     say(f"no {shared}")
     return downloaded(URL, CACHE / NAME, SHA256) or drawn(CACHE / "drawn.svs")
@@ -70,7 +72,7 @@ def downloaded(url: str, path: Path, sha256: str) -> Path | None:
     A file whose sha256 (hex) is another one is never kept and never used.
     """
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-        say(f"the slide is {path.name} (H&E, from OpenSlide's test data), downloaded earlier")
+        say(f"the slide is {path.name} (skin without tumour, from OpenSlide's test data), downloaded earlier")
         return path
     say(f"downloading {url}")
     try:
@@ -87,7 +89,7 @@ def downloaded(url: str, path: Path, sha256: str) -> Path | None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     part.replace(path)
-    say(f"the slide is {path.name} (H&E, from OpenSlide's test data), downloaded, sha256 as published")
+    say(f"the slide is {path.name} (skin without tumour), downloaded, its sha256 as published")
     return path
 
 

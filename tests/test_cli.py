@@ -6,15 +6,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
+import numpy.typing as npt
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.cli import main
-from wsiseg.model import build_network, save_fold
+from wsiseg.errors import OutputError
+from wsiseg.manifest import write_whole
+from wsiseg.model import Network, TorchPredictor
 from wsiseg.readers import openslide_reader
 
 SLIDE = "slides/real/CMU-1-Small-Region.svs"
@@ -22,31 +27,6 @@ SLIDE = "slides/real/CMU-1-Small-Region.svs"
 
 def wsiseg(*arguments: str | Path | int) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folds of random weights: a real bundle that has learnt nothing."""
-    folder = tmp_path_factory.mktemp("bundle") / "random"
-    folder.mkdir()
-    folds = []
-    for number in (1, 2):
-        network = build_network("mit_b0", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-        name = f"fold-{number}.safetensors"
-        folds.append(FoldFile(file=name, sha256=save_fold(network, folder / name)))
-    spec = BundleSpec(
-        name="random",
-        encoder="mit_b0",
-        patch_px=750,
-        input_px=512,
-        margin=64,
-        min_area_um2=0,
-        folds=tuple(folds),
-        licence="none",
-        trained_on="nothing",
-    )
-    (folder / "bundle.json").write_text(spec.model_dump_json())
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +78,7 @@ def test_a_real_slide_becomes_files_that_qupath_imports(tmp_path: Path, shared: 
     ]  # fmt: skip
     record = json.loads(done.stdout)["record"]
     assert record["slide"]["mpp"] == 0.499
-    assert record["counts"]["patches"] == 4 * 6
+    assert record["counts"]["patches"] == 3 * 4
     with Image.open(folder / "overview.png") as picture:
         assert max(picture.size) <= 2048
     assert wsiseg("check", folder / "tumor.geojson").exit_code == 0
@@ -154,9 +134,31 @@ def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, shared: Path, bu
         ("bad", "failed"),
         ("CMU-1-Small-Region", "done"),
     }
-    stopped = wsiseg("segment", bad, shared / SLIDE, *common, "--fail-fast", "-o", tmp_path / "fast")
+    stopped = wsiseg("segment", bad, shared / SLIDE, *common, "--fail-fast", "-j", 0, "-o", tmp_path / "fast")
     assert stopped.exit_code == 1
     assert len((tmp_path / "fast" / "summary.csv").read_text().splitlines()) == 2
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_row_of_the_summary(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries, write = [0], write_whole
+
+    def sometimes(path: Path, content: bytes) -> None:
+        tries[0] += 1
+        if tries[0] in {1, 2, 4}:
+            msg = f"{path} cannot be written: No space left on device"
+            raise OutputError(msg)
+        write(path, content)
+
+    monkeypatch.setattr("wsiseg.records.write_whole", sometimes)
+    absent = [tmp_path / f"{name}.svs" for name in "abc"]
+    done = wsiseg("segment", *absent, "-j", 0, "-o", tmp_path / "out", "--model", bundle, "--device", "cpu")
+    assert done.exit_code == 1
+    assert "0 of 3 slides done, 3 failed" in done.output
+    assert caplog.text.count("No space left on device") == 3
+    rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [[name, "failed"] for name in "abc"]
 
 
 def test_inspect_reads_no_full_resolution_pixel(
@@ -166,7 +168,8 @@ def test_inspect_reads_no_full_resolution_pixel(
     read = openslide_reader.OpenSlideLevels.read_level
 
     def watched(self: openslide_reader.OpenSlideLevels, level: int, box: tuple[int, int, int, int]) -> object:
-        levels.append(level)
+        if max(box[2:]) > 256:  # two tiles of each level are looked at when a slide is opened
+            levels.append(level)
         return read(self, level, box)
 
     monkeypatch.setattr(openslide_reader.OpenSlideLevels, "read_level", watched)
@@ -179,6 +182,13 @@ def test_inspect_reads_no_full_resolution_pixel(
         assert bool(levels) == seen == (found["tissue_mm2"] is not None)
         assert found["patches"] > 0
         assert found["seconds"] > 0
+
+
+def test_more_folds_than_the_bundle_has_are_refused(tmp_path: Path, shared: Path, bundle: Path) -> None:
+    for command in (("segment", "-o", tmp_path / "out"), ("inspect",)):
+        done = wsiseg(*command, shared / SLIDE, "--model", bundle, "--device", "cpu", "--folds", 3)
+        assert done.exit_code == 2 if command[0] == "segment" else 1
+        assert "--folds 3: random has 2" in done.output
 
 
 def test_a_missing_model_names_those_there_are(tmp_path: Path) -> None:
@@ -231,6 +241,48 @@ def test_the_same_weights_give_the_same_bytes_again(tmp_path: Path, shared: Path
         assert done.exit_code == 0, done.output
         hashes.add(hashlib.sha256((out / "CMU-1-Small-Region" / "tumor.geojson").read_bytes()).hexdigest())
     assert len(hashes) == 1
+
+
+class Cramped(TorchPredictor):
+    """Says it is a GPU whose memory holds two patches at a time; computes on the CPU."""
+
+    def __init__(self, networks: list[Network], _: torch.device, **options: Any) -> None:
+        super().__init__(networks, torch.device("cpu"), **options | {"fp32": True})
+        self.batch, self.device, self.tried = options["batch"], torch.device("cuda"), TRIED
+
+    def _forward(self, rgb_BYX3: npt.NDArray[np.uint8], networks: list[Network]) -> npt.NDArray[np.float32]:
+        self.tried.append(len(rgb_BYX3))
+        if len(rgb_BYX3) > 2:
+            raise torch.OutOfMemoryError
+        self.device = torch.device("cpu")
+        try:
+            return super()._forward(rgb_BYX3, networks)
+        finally:
+            self.device = torch.device("cuda")
+
+
+TRIED: list[int] = []
+
+
+def test_batch_auto_takes_what_fits_says_so_once_and_loses_no_patch(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rgb_YX3 = np.random.default_rng(0).integers(0, 256, (35, 50, 3), np.uint8).repeat(40, 0).repeat(40, 1)
+    Image.fromarray(rgb_YX3).save(tmp_path / "slide.png")
+    monkeypatch.setattr("wsiseg.model.TorchPredictor", Cramped)
+    common = ("--model", bundle, "--slide-mpp", "0.5", "--tissue", "none", "--device", "cpu", "--folds", 1)
+    found, tried = set(), {}
+    for batch in ("auto", "2"):
+        TRIED.clear()
+        out = tmp_path / batch
+        done = wsiseg("segment", tmp_path / "slide.png", "-o", out, "-b", batch, "--threads", 1, *common)
+        assert done.exit_code == 0, done.output
+        chunks = sorted((out / "slide" / "probability.zarr" / "0" / "c").rglob("*"))
+        found.add(tuple(path.read_bytes() for path in chunks if path.is_file()))
+        tried[batch] = list(TRIED)
+    assert len(found) == 1
+    assert tried == {"auto": [4, 2, 2, 2], "2": [2, 2, 2]}
+    assert caplog.text.count("out of memory on cuda: going on with batches of 2") == 1
 
 
 def test_python_dash_m_is_the_command() -> None:

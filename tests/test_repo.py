@@ -15,7 +15,8 @@ import click
 import pytest
 
 import wsiseg
-from wsiseg.bundle import DEFAULT_BUNDLE, load_spec, verify_files
+from wsiseg.bundle import load_spec, verify_files
+from wsiseg.options import DEFAULT_BUNDLE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -195,3 +196,9 @@ def test_the_demo_keeps_a_download_only_when_its_sha256_is_the_published_one(tmp
     assert downloaded(source.as_uri(), kept, sha256) == kept
     assert kept.read_bytes() == source.read_bytes()
     assert downloaded((tmp_path / "absent").as_uri(), kept, sha256) == kept, "a kept file needs no network"
+
+
+def test_the_readmes_table_of_formats_is_what_the_script_finds(shared: Path) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "format_table.py"))
+    _, _, rest = (ROOT / "README.md").read_text().partition(script["BEGIN"])
+    assert rest.partition(script["END"])[0] == script["table"](shared)

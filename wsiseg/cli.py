@@ -18,9 +18,11 @@ import click
 
 from wsiseg import __version__
 from wsiseg.cli_models import models
-from wsiseg.cli_options import add_options, taken
+from wsiseg.cli_options import SLIDE, add_options, taken
+from wsiseg.cli_pretrain import pretrain
 from wsiseg.cli_results import polygons, report
 from wsiseg.cli_train import compare, evaluate, patches, train
+from wsiseg.cli_view import view
 from wsiseg.errors import OutputError, WsisegError
 from wsiseg.options import ClusterOptions, InputOptions, MapOptions, PolygonOptions
 
@@ -28,9 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsiseg.inputs import SlideInput
+    from wsiseg.location import Location
     from wsiseg.run import Batch, Outcome
 
 __all__ = ["main"]
+
+log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 
@@ -68,17 +73,31 @@ def main(*, verbose: int, quiet: bool) -> None:
     Example: wsiseg segment slide.svs, then drop tumor.geojson on the slide in QuPath.
     """
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    said = logging.StreamHandler(sys.stderr)
+    said.addFilter(lambda record: _is_said(record, level))
+    # Only our own words grow more: at DEBUG Pillow tells every tag of a picture, whoever is named there.
+    logging.basicConfig(
+        level=max(level, logging.WARNING), format="%(levelname)s: %(message)s", handlers=[said]
+    )
+    logging.getLogger("wsiseg").setLevel(min(level, logging.INFO))  # for the log file of a batch
 
 
-for _command in (train, evaluate, compare, patches, models):
+def _is_said(record: logging.LogRecord, level: int) -> bool:
+    """Whether a record is for stderr: progress, unless a terminal shows it anyway, or grave enough."""
+    if record.name == "wsiseg.progress":
+        return level < logging.ERROR and not sys.stderr.isatty()
+    return record.levelno >= level
+
+
+for _command in (train, pretrain, evaluate, compare, patches, models):
     main.add_command(_command)
 main.add_command(polygons)
 main.add_command(report)
+main.add_command(view)
 
 
 @main.command()
-@click.argument("slides", nargs=-1, type=click.Path(path_type=Path), metavar="SLIDES...")
+@click.argument("slides", nargs=-1, type=SLIDE, metavar="SLIDES...")
 @click.option(
     "-o",
     "--out",
@@ -94,7 +113,7 @@ main.add_command(report)
 @click.option("--dry-run", is_flag=True, help="Print each slide's plan and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per slide on stdout.")
 def segment(
-    slides: tuple[Path, ...],
+    slides: "tuple[Location, ...]",
     out: Path,
     *,
     overwrite: bool,
@@ -105,7 +124,7 @@ def segment(
 ) -> None:
     """Segment slides: a probability map, tumour polygons for QuPath and a record for each.
 
-    SLIDES are files, folders or patterns.
+    SLIDES are files, folders, patterns or URLs.
 
     Example: wsiseg segment *.svs -o results --device cuda
     """
@@ -119,7 +138,7 @@ def segment(
     if dry_run:
         _inspect(tuple(one.path for one in inputs), map_options, as_json=as_json)
         return
-    cluster = taken(ClusterOptions, options)
+    cluster = taken(ClusterOptions, options).for_slides(len(inputs))
     batch = Batch(out, map_options, polygon_options, overwrite=overwrite, cluster=cluster)
     with _log_file(out):
         failed = _run(batch, inputs, said, fail_fast=fail_fast, as_json=as_json)
@@ -140,24 +159,38 @@ def _run(
     failed: list[Outcome] = []
     how = "interrupted"
     try:
-        for outcome in batch.run(inputs, display):
-            display.ended(failed=outcome.status == "failed")
-            _tell(outcome, as_json=as_json)
-            record.add(outcome)
-            failed += [outcome] if outcome.status == "failed" else []
-            if fail_fast and failed:
-                break
+        with display.shown():
+            for outcome in batch.run(inputs, display):
+                name, status = outcome.slide.name, outcome.status
+                with display.ended(outcome.slide, failed=status == "failed", skipped=status == "skipped"):
+                    _tell(outcome, as_json=as_json)
+                try:
+                    record.add(outcome)
+                except OutputError as error:  # a disk may be full for a while; the next slide tries again
+                    log.warning("%s: %s", name, error)
+                reason = record.rows[name]["reason"]
+                log.info("%s: %s", name, f"{status}: {reason}" if reason else status)
+                failed += [outcome] if status == "failed" else []
+                if fail_fast and failed:
+                    break
         write_report(batch.out)
         how = "stopped at the first failure" if fail_fast and failed else "complete"
     finally:
-        if record.rows:
-            record.finish(how)
         if len(inputs) > 1:
             well = display.done - len(failed)
             click.echo(f"{well} of {len(inputs)} slides done, {len(failed)} failed", err=True)
             for outcome in failed:
                 click.echo(f"  {outcome.slide.path}: {outcome.reason}", err=True)
+        if record.rows:
+            record.finish(how)
     return failed
+
+
+class _LogFile(logging.FileHandler):
+    """Goes without the lines that a full disk does not take, whose want other sentences tell of."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say nothing."""
 
 
 @contextmanager
@@ -165,7 +198,7 @@ def _log_file(out: Path) -> "Iterator[None]":
     """Keep what is logged in ``OUT/wsiseg.log`` too, with the time."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(out / "wsiseg.log")
+        handler = _LogFile(out / "wsiseg.log")
     except OSError as error:
         msg = f"{out} cannot be written: {error.strerror}; choose another folder with -o"
         raise OutputError(msg) from error
@@ -200,9 +233,9 @@ def _tell(outcome: "Outcome", *, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("slides", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SLIDE...")
+@click.argument("slides", nargs=-1, required=True, type=SLIDE, metavar="SLIDE...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-def inspect(slides: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
+def inspect(slides: "tuple[Location, ...]", *, as_json: bool, **options: Any) -> None:
     """Print what a slide is and what segmenting it would take; reads no full-resolution pixel.
 
     Example: wsiseg inspect slide.svs --json
@@ -210,9 +243,11 @@ def inspect(slides: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
     _inspect(slides, taken(MapOptions, options), as_json=as_json)
 
 
-def _inspect(slides: tuple[Path, ...], options: MapOptions, *, as_json: bool) -> None:
+def _inspect(slides: "tuple[Location, ...]", options: MapOptions, *, as_json: bool) -> None:
+    from wsiseg.drawn import check_tissue_option
     from wsiseg.inspection import Inspection, inspect_slide
 
+    check_tissue_option(options.tissue, len(slides))
     failed = False
     for path in slides:
         try:

@@ -3,13 +3,30 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
-__all__ = ["add_changes", "add_options", "taken"]
+from wsiseg.location import Remote, located
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["SLIDE", "add_changes", "add_fields", "add_options", "taken"]
 
 D = TypeVar("D")
+
+
+class _Slide(click.Path):
+    """A path of this machine, or a URL, which is kept as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        where = located(str(value))
+        return where if isinstance(where, Remote) else super().convert(value, param, ctx)
+
+
+SLIDE = _Slide(path_type=Path)
 
 
 def add_options(kind: type[Any]) -> Callable[[click.Command], click.Command]:
@@ -38,6 +55,24 @@ def add_changes(kind: type[Any]) -> Callable[[click.Command], click.Command]:
             names = [f"{flag}/--no-{flag[2:]}" if boolean else flag, field.name]
             more = {} if boolean else _valued(field)
             command.params.append(click.Option(names, help=field.metadata["help"], default=None, **more))
+        return command
+
+    return add
+
+
+def add_fields(kind: "type[BaseModel]") -> Callable[[click.Command], click.Command]:
+    """Give a command one option per field of a pydantic model; None where the user says nothing."""
+
+    def add(command: click.Command) -> click.Command:
+        for name, field in kind.model_fields.items():
+            option = "--" + name.replace("_", "-")
+            wanted: Any = field.annotation
+            if wanted is bool:
+                option += "/--no-" + name.replace("_", "-")
+            elif get_origin(wanted) is Literal:
+                wanted = click.Choice(get_args(wanted))
+            text = f"{field.description}  [default: {field.default}]"
+            command.params.append(click.Option([option], type=wanted, default=None, help=text))
         return command
 
     return add

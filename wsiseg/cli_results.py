@@ -49,10 +49,11 @@ def _tell(folder: Path, manifest: "SlideManifest", *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"folder": str(folder), "record": manifest.model_dump(mode="json")}))
         return
-    found, how = manifest.result, manifest.polygon_options
+    found, how, seconds = manifest.result, manifest.polygon_options, manifest.seconds
+    of_run = f" (the run that made the map: {seconds['total']:.1f} s)" if "total" in seconds else ""
     click.echo(
         f"{folder}: tumor {found.tumor_mm2:.3f} mm² at p >= {how['threshold']:g}, "
-        f"{manifest.counts.polygons} regions, {manifest.seconds['outlined again']:.1f} s"
+        f"{manifest.counts.polygons} regions, {seconds['outlined again']:.1f} s{of_run}"
     )
     if found.note:
         click.echo(f"  note: {found.note}")
