@@ -6,6 +6,8 @@
 union: five folds on both tasks, the encoder a MobileNetV2 from ImageNet: what trials found best.
 mobilenet: the same on the images that DATA/manifest.csv calls redistributable.
 mitb0: a Mix-Vision-Transformer, taught without labels by that MobileNetV2 first; for a GPU.
+Each is trained twice: on small crops, then shortly on larger ones that are put together from
+several images, blurred, stored as JPEG and stained more, and the weights of both are blended.
 Then: the same with each domain left out (--left-out), threshold, temperature and figures from
 scripts/judge.py (with --slides), and the card. --minutes fits the number of steps to this
 machine; --quick is for a trial of the script. Options it does not know go to every training.
@@ -27,6 +29,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "--mpp 1.0 --crop 128 --batch 8 --epochs 10 --steps 100 --warmup 0.5"
 RECIPE += " --learning-rate 1e-3 --balance 0.5"
+SECOND = "--mpp 1.0 --crop 256 --batch 4 --epochs 8 --steps 50 --warmup 0.5"
+SECOND += " --learning-rate 5e-4 --balance 0.5 --mosaic 0.7 --glass 0.15 --blur 1.2 --jpeg 50"
+SECOND += " --stain-jitter 0.15 --colour-jitter 0.2 --scale-jitter 0.2 --blend 0.5"
+BOTH = 1.8  # the pixels of both trainings, over those of the first
 TEACHING = "--learning-rate 1e-3 --balance 1 --scale-jitter 0.3 --stain-jitter 0.2"
 QUICK = "--crop 64 --batch 4 --epochs 2 --steps 3"
 PROBE = "--epochs 1 --steps 20 --train-folds 1 --limit 6"
@@ -57,33 +63,24 @@ def main() -> None:
     kind, work = KINDS[given.bundle], given.work or Path("runs") / f"default-{given.bundle}"
     work.mkdir(parents=True, exist_ok=True)
     data = free_data(given.data, work / "data") if kind.free_only else given.data
-    size = shlex.split(f"{RECIPE} {QUICK}" if given.quick else RECIPE)
-    machine = ["--device", given.device]
-    base = [
-        *shlex.split(kind.options),
-        "--data",
-        str(data),
-        "--encoder",
-        kind.encoder,
-        *machine,
-        *size,
-        *more,
-    ]
+    what = [*shlex.split(kind.options), "--data", str(data), "--encoder", kind.encoder]
+    what += ["--device", given.device]
+    quick = shlex.split(QUICK) if given.quick else []
+    base = [*what, *shlex.split(RECIPE), *quick, *more]
+    second = [*what, *shlex.split(SECOND), *quick, *more]
     left_out = domains(data, base) if given.left_out else []
     if given.minutes:
-        runs = (5 + len(left_out)) + kind.taught * (1 + len(left_out))
-        base += fitted(work, base, given.minutes / runs)
+        runs = BOTH * (5 + len(left_out)) + kind.taught * (1 + len(left_out))
+        steps = fitted(work, base, given.minutes / runs)
+        base += ["--steps", str(steps)]
+        second += ["--steps", str(max(1, steps // 2))]
     encoders = str(work / "encoder-{fold}.safetensors") if kind.taught else given.teacher_weights
     for domain in ["all", *left_out] if kind.taught else []:
         teach(given, base, Path(encoders.replace("{fold}", domain)), domain)
-    bundle, begin = (
-        work / given.out.name,
-        ["--encoder-weights", encoders.replace("{fold}", "all"), "--resume"],
-    )
-    wsiseg("train", *base, *begin, "-o", str(bundle))
+    bundle = work / given.out.name
+    twice(base, second, encoders.replace("{fold}", "all"), bundle)
     if given.left_out:
-        begin = ["--encoder-weights", encoders, "--resume", "--leave-domain-out"]
-        wsiseg("train", *base, *begin, "-o", str(work / "left-out"))
+        twice([*base, "--leave-domain-out"], [*second, "--leave-domain-out"], encoders, work / "left-out")
     judge(given, data, work, bundle)
     publish(bundle, given.out)
     wsiseg("models", "verify", str(given.out))
@@ -129,6 +126,13 @@ def teach(given: argparse.Namespace, base: list[str], out: Path, without: str) -
     wsiseg("pretrain", *teacher, *wanted, *apart, *shlex.split(TEACHING), "-o", str(out))
 
 
+def twice(base: list[str], second: list[str], encoders: str, out: Path) -> None:
+    """Train from an encoder, and then on larger crops from what that gave."""
+    first = out.with_name(f"{out.name}-first")
+    wsiseg("train", *base, "--encoder-weights", encoders, "--resume", "-o", str(first))
+    wsiseg("train", *second, "--init-from", str(first), "--resume", "-o", str(out))
+
+
 def only(arguments: list[str], wanted: tuple[str, ...]) -> list[str]:
     """Those options, with their values, that a pretraining shares with the training."""
     found = itertools.pairwise(arguments)
@@ -163,8 +167,8 @@ def free_data(data: Path, view: Path) -> Path:
     return view
 
 
-def fitted(work: Path, base: list[str], minutes: float) -> list[str]:
-    """The steps of an epoch that take so many minutes a fold here; measured once, then kept."""
+def fitted(work: Path, base: list[str], minutes: float) -> int:
+    """The steps of an epoch with which a first training takes so many minutes; measured once, then kept."""
     kept = work / "steps.json"
     if not kept.is_file():
         probe = work / "probe"
@@ -174,7 +178,7 @@ def fitted(work: Path, base: list[str], minutes: float) -> list[str]:
         images = 0.8 * 60 * minutes * rate  # the rest: reading, validation
         steps = int(images / int(value(base, "--batch")) / int(value(base, "--epochs")))
         kept.write_text(json.dumps({"images_per_s": rate, "steps": max(1, steps)}) + "\n")
-    return ["--steps", str(json.loads(kept.read_text())["steps"])]
+    return int(json.loads(kept.read_text())["steps"])
 
 
 def judge(given: argparse.Namespace, data: Path, work: Path, bundle: Path) -> None:

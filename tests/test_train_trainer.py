@@ -218,6 +218,27 @@ def test_weights_of_the_same_folds_may_be_started_from(data: Path, bundle: Path,
     assert len(load_spec(out).folds) == 1
 
 
+def test_a_blend_lies_between_the_weights_it_began_with_and_the_trained(
+    data: Path, bundle: Path, tmp_path: Path
+) -> None:
+    begun = experiment(data, tmp_path / "whole", init_from=bundle)
+    whole = train(begun)
+    half = train(replace(begun, out=tmp_path / "half", recipe=TINY.model_copy(update={"blend": 0.25})))
+    for number in (1, 2):
+        file = f"fold-{number}.safetensors"
+        before, after, found = (load_file(folder / file) for folder in (bundle, whole, half))
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+        for name, tensor in found.items():
+            if tensor.is_floating_point():
+                wanted = 0.75 * before[name].float() + 0.25 * after[name].float()
+                torch.testing.assert_close(tensor.float(), wanted, atol=1e-4, rtol=2e-3)
+
+
+def test_nothing_but_a_start_can_be_blended_with(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--blend"):
+        train(replace(experiment(data, tmp_path / "x"), recipe=TINY.model_copy(update={"blend": 0.5})))
+
+
 def test_a_domain_can_be_left_out(data: Path, tmp_path: Path) -> None:
     _, folds = plan_folds(experiment(data, tmp_path / "x", "union", leave_domain_out=True))
     assert [fold.name for fold in folds] == ["a", "b"]

@@ -35,14 +35,16 @@ def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path]
     """Write ``bundle.json``, the card and ``learnt.json`` from what was trained."""
     source = experiment.init_from and load_spec(find_bundle(experiment.init_from))
     cases = list({case.key: case for fold in folds for case in fold.train}.values())
+    learnt = trained_on(cases)
+    if source and source.trained_on != learnt:
+        learnt += f"; before that, as {source.name}: {source.trained_on}"
     spec = BundleSpec(
         **experiment.spec.model_dump(exclude={"folds", "licence", "trained_on"}),
         folds=tuple(
             FoldFile(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest()) for path in files
         ),
         licence=licence_of(experiment.recipe.encoder),
-        trained_on=trained_on(cases)
-        + (f"; before that, as {source.name}: {source.trained_on}" if source else ""),
+        trained_on=learnt,
     )
     start = f"{source.name} ({source.trained_on})" if source else _encoder_story(experiment.recipe, folds)
     facts = {

@@ -76,6 +76,11 @@ class Recipe(BaseModel):
         description="Weights that go into the bundle: the last, or those with the best validation Dice "
         "(which flatters the fold's score).",
     )
+    blend: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1,
+        description="Share of the trained weights in the result; the rest are those that a training with "
+        "--init-from began with.",
+    )
     seed: int = Field(default=0, description="Seed of the folds, of the first weights and of every draw.")
 
     @model_validator(mode="after")

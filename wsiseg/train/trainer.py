@@ -28,7 +28,7 @@ from wsiseg.train.records import read_run, run_folder, write_run, write_scores
 from wsiseg.train.starts import Start, starting_weights
 from wsiseg.train.strategies import STRATEGIES
 
-__all__ = ["level", "run_experiment"]
+__all__ = ["blend", "level", "run_experiment"]
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,9 @@ def run_experiment(
     if experiment.recipe.batch % machine.ranks:
         msg = f"a batch of {experiment.recipe.batch} cannot be shared out to {machine.ranks} processes: "
         raise UsageError(msg + f"pass --batch {machine.ranks}, or a multiple of it")
+    if experiment.recipe.blend < 1 and not (experiment.init_from or experiment.strategy.from_other):
+        msg = "--blend mixes the trained weights with those the training began from: pass --init-from too"
+        raise UsageError(msg)
     cases, folds = plan_folds(experiment)
     experiment = _with_source(experiment, tasks_of(cases), machine, existing=existing, watch=watch)
     starts = starting_weights(experiment.init_from, folds, experiment.recipe.encoder_weights)
@@ -95,6 +98,8 @@ def _one_fold(
     if not machine.rank:
         if recipe.keep == "best":
             load_fold(network, folder / "best.safetensors")
+        if recipe.blend < 1:
+            blend(network, _network(experiment, start), recipe.blend)
         save_fold(network, weights)
         load_fold(network, weights)
         predictor = TorchPredictor([network], machine.device, batch=1, fp32=not machine.half)
@@ -121,6 +126,20 @@ def level(network: Network) -> None:
     """
     for parameter in network.body.get_submodule("segmentation_head").parameters():
         nn.init.zeros_(parameter)
+
+
+def blend(network: Network, began: Network, share: float) -> None:
+    """Lay a network's weights, in place, on the line from where its training began: at ``share`` of the way.
+
+    A short training on harder images gains there and forgets elsewhere; between the two weights most
+    of the gain is kept and little forgotten (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903).
+    """
+    before = began.to(next(network.parameters()).device).state_dict()
+    mixed = {
+        name: torch.lerp(before[name], after, share) if after.is_floating_point() else after
+        for name, after in network.state_dict().items()
+    }
+    network.load_state_dict(mixed)
 
 
 def _with_source(
