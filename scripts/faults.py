@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tifffile
 
@@ -28,7 +29,6 @@ from wsiseg.inputs import SlideInput
 from wsiseg.one_slide import Progress
 from wsiseg.readers import openslide_reader, tile_index
 
-openslide_reader.CACHE_BYTES = tile_index.CACHE_BYTES = 0  # what is read is read from the file
 CHAOS = runpy.run_path(str(Path(__file__).with_name("chaos.py")))
 
 
@@ -166,11 +166,25 @@ def main() -> int:
 
 def one(fault: Fault) -> str:
     """Try a fault in a folder of its own; what went otherwise."""
-    with tempfile.TemporaryDirectory() as folder:
+    with uncached(), tempfile.TemporaryDirectory() as folder:
         if not fault.own_disk:
             return tried(fault, Path(folder))
         with small_disk(Path(folder) / "disk"):
             return tried(fault, Path(folder))
+
+
+@contextmanager
+def uncached() -> Iterator[None]:
+    """No decoded tile is kept: what is read is read from the file, as it is now."""
+    readers: tuple[Any, ...] = (openslide_reader, tile_index)
+    before = [reader.CACHE_BYTES for reader in readers]
+    try:
+        for reader in readers:
+            reader.CACHE_BYTES = 0
+        yield
+    finally:
+        for reader, kept in zip(readers, before, strict=True):
+            reader.CACHE_BYTES = kept
 
 
 if __name__ == "__main__":

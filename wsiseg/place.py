@@ -66,9 +66,11 @@ class Place:
         try:
             yield self
         finally:
-            with suppress(OSError):  # on a disk that turned read-only it stays, held by nobody
-                lock.unlink(missing_ok=True)
-            os.close(handle)
+            try:
+                with suppress(OSError):  # on a disk that turned read-only it stays, held by nobody
+                    lock.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
 
     def finished(self, plan: Plan, polygon_key: str) -> bool:
         """Whether the slide is done with these very settings.
