@@ -199,9 +199,14 @@ def test_a_stopped_slide_keeps_what_is_done_and_goes_on(tmp_path: Path) -> None:
     slide, out = drawn(tmp_path / "disc.svs", "--side", "1024", "--disc", "500,500,200"), tmp_path / "out"
     small = replace(MapOptions(), block=1)
     stopped = job(map_options=small)
-    stopped.stop.set()
-    with pytest.raises(WsisegError, match="run the same command again"):
-        stopped.segment(recipe(slide), out, quiet)
+
+    def stop_after_one(progress: Progress) -> None:
+        if progress.done:
+            stopped.stop.set()
+
+    for on_progress in (stop_after_one, quiet):  # the second time it is stopped before it begins
+        with pytest.raises(WsisegError, match="run the same command again"):
+            stopped.segment(recipe(slide), out, on_progress)
     manifest, _ = job(map_options=small).segment(recipe(slide), out, quiet)
     assert 1 <= manifest.counts.resumed_blocks < manifest.counts.blocks
 

@@ -7,10 +7,9 @@ Heavy imports stand inside the commands, so that ``--help`` is quick.
 import dataclasses
 import json
 import logging
-import os
+import shlex
 import sys
-import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from wsiseg.cli_results import polygons, report
 from wsiseg.cli_train import compare, evaluate, patches, train
 from wsiseg.cli_view import view
 from wsiseg.errors import OutputError, WsisegError
+from wsiseg.interruption import CTRL_C, Interruption, heeded, leave
 from wsiseg.options import ClusterOptions, InputOptions, MapOptions, PolygonOptions
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ __all__ = ["main"]
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = 130
-
 
 class _Group(click.Group):
     """Turns our errors into one sentence and their exit code."""
@@ -49,18 +47,12 @@ class _Group(click.Group):
         except WsisegError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("interrupted; what is done stays, run the same command again to go on", err=True)
-            _leave_at_once()
-            ctx.exit(INTERRUPTED)
-
-
-def _leave_at_once() -> None:
-    """End the process where threads are in the middle of a block, which may take minutes."""
-    if any(one.name.startswith("wsiseg") for one in threading.enumerate()):
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(INTERRUPTED)
+        except KeyboardInterrupt as error:
+            code = error.exit_code if isinstance(error, Interruption) else CTRL_C
+            with suppress(OSError):  # the terminal may be what is gone
+                click.echo("interrupted; what is done stays, run the same command again to go on", err=True)
+            leave(code)
+            ctx.exit(code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -140,7 +132,7 @@ def segment(
         return
     cluster = taken(ClusterOptions, options).for_slides(len(inputs))
     batch = Batch(out, map_options, polygon_options, overwrite=overwrite, cluster=cluster)
-    with _log_file(out):
+    with _log_file(out), heeded():
         failed = _run(batch, inputs, said, fail_fast=fail_fast, as_json=as_json)
     if failed:
         sys.exit(1)
@@ -158,11 +150,12 @@ def _run(
     record, display = RunRecord(batch.out, sys.argv, said), Display(len(inputs), quiet=quiet)
     failed: list[Outcome] = []
     how = "interrupted"
+    log.info("wsiseg %s begins, %d slides: %s", __version__, len(inputs), shlex.join(record.command))
     try:
         with display.shown():
             for outcome in batch.run(inputs, display):
                 name, status = outcome.slide.name, outcome.status
-                with display.ended(outcome.slide, failed=status == "failed", skipped=status == "skipped"):
+                with display.ended(outcome.slide, failed=status == "failed"):
                     _tell(outcome, as_json=as_json)
                 try:
                     record.add(outcome)
@@ -175,15 +168,29 @@ def _run(
                     break
         write_report(batch.out)
         how = "stopped at the first failure" if fail_fast and failed else "complete"
+    except WsisegError as error:
+        how = f"ended by an error: {error}"
+        raise
     finally:
-        if len(inputs) > 1:
-            well = display.done - len(failed)
-            click.echo(f"{well} of {len(inputs)} slides done, {len(failed)} failed", err=True)
-            for outcome in failed:
-                click.echo(f"  {outcome.slide.path}: {outcome.reason}", err=True)
-        if record.rows:
+        count = _count(len(inputs), display.done - len(failed), len(failed))
+        log.info("%s: %s", how, count)
+        try:
             record.finish(how)
+        finally:
+            if len(inputs) > 1 and display.done:
+                click.echo("\n".join([count, *(f"  {o.slide.path}: {o.reason}" for o in failed)]), err=True)
     return failed
+
+
+def _count(slides: int, done: int, failed: int) -> str:
+    """What became of a batch, in one line.
+
+    >>> _count(9, 3, 1), _count(4, 4, 0)
+    ('3 of 9 slides done, 1 failed, 5 not begun or not finished', '4 of 4 slides done, 0 failed')
+    """
+    left = slides - done - failed
+    rest = f", {left} not begun or not finished" if left else ""
+    return f"{done} of {slides} slides done, {failed} failed{rest}"
 
 
 class _LogFile(logging.FileHandler):

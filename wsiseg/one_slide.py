@@ -119,6 +119,7 @@ class _InWork:
     def do(self, on_progress: Callable[[Progress], None]) -> SlideManifest:
         clock = _Clock()
         plan, outlining = self.plan, self.job.outlining
+        self._unless_stopped()
         (seen,) = self.job.mapper(look, [self._view()])
         tissue = seen.tissue
         clock.lap("tissue")
@@ -166,9 +167,13 @@ class _InWork:
             seconds = time.perf_counter() - start
             on_progress(Progress(done, total, seconds, megapixels, read_s, network_s))
             yield block
-            if self.job.stop.is_set() and done < total:
-                msg = "stopped before it was done; run the same command again to go on"
-                raise WsisegError(msg)
+            if done < total:
+                self._unless_stopped()
+
+    def _unless_stopped(self) -> None:
+        if self.job.stop.is_set():
+            msg = "stopped before it was done; run the same command again to go on"
+            raise WsisegError(msg)
 
     def _counted(self, blocks: Iterator[BlockResult]) -> Iterator[BlockResult]:
         """The blocks; said once when their outlines outgrow the forecast, refused when they have no end."""

@@ -25,13 +25,31 @@ def slide_line(name: str, progress: Progress) -> str:
 
     >>> slide_line("a", Progress(2, 6, 10.0, megapixels=30, read_s=1, network_s=9))
     'a: 2 of 6 blocks, 3.0 Mpx/s, 20 s left, the network sets the pace'
+    >>> slide_line("a", Progress(6, 6, 30.0))
+    'a: 6 of 6 blocks, being outlined'
     """
     words = [f"{name}: {progress.done} of {progress.blocks} blocks"]
-    if progress.megapixels and progress.seconds:
-        words.append(f"{progress.megapixels / progress.seconds:.1f} Mpx/s")
-        words.append(f"{progress.seconds / progress.done * (progress.blocks - progress.done):.0f} s left")
+    if progress.done == progress.blocks:
+        words.append("being outlined")
+    elif progress.megapixels and progress.seconds:
+        speed = progress.megapixels / progress.seconds
+        words.append(f"{speed:.{1 if speed >= 1 else 2}f} Mpx/s")
+        left_s = progress.seconds / progress.done * (progress.blocks - progress.done)
+        words.append(f"{in_words(left_s)} left")
         words.append(f"{progress.bottleneck} sets the pace")
     return ", ".join(words)
+
+
+def in_words(seconds: float) -> str:
+    """A time to wait, in the unit that one would say it in.
+
+    >>> in_words(100), in_words(1800), in_words(30_000)
+    ('100 s', '30 min', '8 h 20 min')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 120:  # noqa: PLR2004 - seconds
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004
 
 
 class Display:
@@ -41,14 +59,14 @@ class Display:
         self.total, self.stream = total, stream
         self.live = stream.isatty() and not quiet
         self.done = self.failed = self.worked_on = 0
-        self._slides: dict[str, str] = {}
+        self._slides: dict[str, Progress] = {}
         self._lock, self._drawn = threading.RLock(), 0
         self._start = self._shown = self._logged = time.monotonic()
 
     def __call__(self, slide: SlideInput, progress: Progress) -> None:
         """Tell how far a slide is."""
         with self._lock:
-            self._slides[slide.name] = slide_line(slide.name, progress)
+            self._slides[slide.name] = progress
             now = time.monotonic()
             if self.live and now - self._shown >= SHOW_EVERY_S:
                 self._shown = now
@@ -60,12 +78,14 @@ class Display:
             log.info(line)
 
     @contextmanager
-    def ended(self, slide: SlideInput, *, failed: bool = False, skipped: bool = False) -> Iterator[None]:
-        """Count a slide that is over, and leave the terminal to what is said of it."""
+    def ended(self, slide: SlideInput, *, failed: bool = False) -> Iterator[None]:
+        """Count a slide that is over, and leave the terminal to what is said of it.
+
+        One that had no block done, for it was finished before or could not be opened, foretells nothing.
+        """
         with self._lock:
             self.done, self.failed = self.done + 1, self.failed + failed
-            self.worked_on += not skipped
-            self._slides.pop(slide.name, None)
+            self.worked_on += self._slides.pop(slide.name, None) is not None
             self._clear()
             yield
 
@@ -103,10 +123,9 @@ class Display:
 
     def _lines(self) -> list[str]:
         left = ""
-        if self.worked_on:
-            ahead = (time.monotonic() - self._start) / self.worked_on * (self.total - self.done)
-            left = f", about {ahead / 60:.0f} min left"
-        return [
-            f"{self.done} of {self.total} slides over, {self.failed} failed{left}",
-            *self._slides.values(),
-        ]
+        begun = sum(one.done / one.blocks for one in self._slides.values() if one.blocks)
+        if self.worked_on + begun > 0:
+            ahead = (self.total - self.done - begun) / (self.worked_on + begun)
+            left = f", about {in_words((time.monotonic() - self._start) * ahead)} left"
+        lines = [slide_line(name, progress) for name, progress in self._slides.items()]
+        return [f"{self.done} of {self.total} slides over, {self.failed} failed{left}", *lines]

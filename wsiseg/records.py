@@ -45,6 +45,11 @@ class RunRecord:
         self.devices: set[str] = set()
         self.before = _rows(self.out / SUMMARY)
 
+    @property
+    def command(self) -> list[str]:
+        """The command line as it may be kept: without the passwords of URLs."""
+        return [str(located(word)) if "://" in word else word for word in self.argv]
+
     def add(self, outcome: Outcome) -> None:
         """Put a slide into ``summary.csv``, and its reason beside its folder where it failed.
 
@@ -53,7 +58,8 @@ class RunRecord:
         """
         name = outcome.slide.name
         self.totals[outcome.status] += 1
-        reason = _without_folder(outcome.reason, outcome.slide.path)
+        reason = outcome.reason.replace(f"{self.out.absolute()}{os.sep}", "")
+        reason = _without_folder(reason, outcome.slide.path)
         self.rows[name] = {"slide": name, "status": outcome.status, "reason": reason}
         failure = outcome.folder.with_name(f"{outcome.folder.name}.failed.json")
         if (manifest := outcome.manifest) is None:
@@ -65,7 +71,7 @@ class RunRecord:
             words = {"reason": manifest.result.note, "flags": "; ".join(manifest.flags)}
             facts = {"mpp": manifest.slide.mpp, "mpp_source": manifest.slide.mpp_source}
             rest = {"polygons": manifest.counts.polygons, "seconds": manifest.seconds.get("total")}
-            self.rows[name] |= found | facts | rest | words
+            self.rows[name] |= {key: _short(value) for key, value in (found | facts | rest | words).items()}
             self.models[manifest.model.name] = manifest.model.weights
             self.devices.add(manifest.device)
             self.totals["patches"] += manifest.counts.patches
@@ -88,7 +94,7 @@ class RunRecord:
         """
         ended = datetime.now(UTC)
         record = {
-            "argv": [str(located(word)) if "://" in word else word for word in self.argv],
+            "argv": self.command,
             "ended": how,
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": round((ended - self.started).total_seconds(), 3),
@@ -102,9 +108,19 @@ class RunRecord:
             "totals": self.totals,
             "versions": versions(),
         }
-        self._write_summary()
+        if self.rows:
+            self._write_summary()
         name = f"run-{self.started:%Y%m%dT%H%M%S.%fZ}.json"
         write_whole(self.out / name, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _short(value: object) -> object:
+    """A figure with the digits that a table needs: six; all others stand in ``slide.json``.
+
+    >>> _short(0.010027170181274414), _short(3), _short("a")
+    (0.0100272, 3, 'a')
+    """
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _without_folder(reason: str, path: Location) -> str:

@@ -5,7 +5,7 @@ ledger ends, and one made with other settings is left alone until ``overwrite``.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,10 +80,14 @@ class Batch:
                 (numerics,) = mapper(numerics_of, [ensemble])
                 job = Job(spec, ensemble, numerics, self.map_options, how, self.overwrite, mapper)
                 side_by_side = serially if len(slides) == 1 else in_threads(at_once)
+                outcomes = side_by_side(lambda slide: self._one(slide, job, on_progress), slides)
                 try:
-                    yield from side_by_side(lambda slide: self._one(slide, job, on_progress), slides)
+                    for outcome in outcomes:  # noqa: UP028 - "yield from" would close them first
+                        yield outcome
                 finally:
-                    job.stop.set()
+                    job.stop.set()  # closing waits for the slides in work, which stop at their next block
+                    if isinstance(outcomes, Generator):
+                        outcomes.close()
         finally:
             SLIDES.clear()
             PREDICTORS.clear()

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from wsiseg.alone import alone, caught
 from wsiseg.errors import UsageError, WsisegError
+from wsiseg.interruption import end_at_once, unheard
 
 __all__ = ["Mapper", "existing_cluster", "in_dask", "in_threads", "local_cluster", "serially", "within"]
 
@@ -258,13 +259,19 @@ def local_cluster(
 
     workers = {number: worker(number) for number in range(processes)}
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it we say ourselves
-    with (
-        dask.config.set(CONFIG),
-        SpecCluster(workers, {"cls": Scheduler, "options": common}, silence_logs="CRITICAL") as cluster,
-        Client(cluster, set_as_default=False) as client,
-        _heard(client),
-    ):
-        yield client
+    with dask.config.set(CONFIG), ExitStack() as held:
+        with unheard():
+            scheduler = {"cls": Scheduler, "options": common}
+            cluster = held.enter_context(SpecCluster(workers, scheduler, silence_logs="CRITICAL"))
+        client = held.enter_context(Client(cluster, set_as_default=False))
+        held.enter_context(_heard(client))
+        try:
+            yield client
+        except (KeyboardInterrupt, GeneratorExit):  # dask would wait for the blocks in work
+            for nanny in cluster.workers.values():
+                nanny.auto_restart = False
+            end_at_once(nanny.pid for nanny in cluster.workers.values())
+            raise
 
 
 @contextmanager
