@@ -1,7 +1,6 @@
 """Kill it anywhere, break any call, fill the disk: the next run ends with the same bytes."""
 
 import asyncio
-import builtins
 import json
 import os
 import runpy
@@ -9,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -227,26 +227,39 @@ def test_a_slide_or_disk_lost_in_the_middle_is_a_sentence_and_the_run_goes_on_wh
     assert "defect" not in said
 
 
-def test_ctrl_c_ends_with_130_and_what_is_done_stays(tmp_path: Path) -> None:
+SEGMENT = """
+import runpy, sys
+from wsiseg import run
+from wsiseg.cli import main
+chaos = runpy.run_path(sys.argv.pop(1))
+run.Batch._bundle = lambda batch: (chaos["SPEC"], chaos["Slow"](seconds=0.3))
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "processes", "code"),
+    [(signal.SIGINT, 1, 130), (signal.SIGTERM, 0, 143)],
+)
+def test_a_run_that_is_told_to_end_ends_at_once_with_its_record_and_what_is_done_stays(
+    tmp_path: Path, number: signal.Signals, processes: int, code: int
+) -> None:
     chaos = runpy.run_path(str(CHAOS))
-    slide, out = chaos["draw"](tmp_path), tmp_path / "out"
-    program = (
-        "import runpy, sys; from pathlib import Path; from wsiseg.cli import main; import click;"
-        "chaos = runpy.run_path(sys.argv[1]);"
-        "main.add_command(click.Command('chaos', callback=lambda: "
-        "chaos['one_run'](Path(sys.argv[2]), Path(sys.argv[3]), slow_s=0.3)));"
-        "main(['chaos'])"
+    slide, out = chaos["draw"](tmp_path, 1500), tmp_path / "out"
+    words = [sys.executable, "-c", SEGMENT, CHAOS, "segment", slide, "-o", out, "--block", "1"]
+    child = subprocess.Popen(
+        [*words, "-j", str(processes)], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    child = subprocess.Popen([sys.executable, "-c", program, CHAOS, slide, out], stderr=subprocess.PIPE)
     ledger = out / ".slide.partial" / "ledger.jsonl"
     while not (ledger.exists() and len(ledger.read_bytes().splitlines()) > 2):
         assert child.poll() is None
-        os.sched_yield()
-    child.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    os.killpg(child.pid, number)  # as a terminal does it: to the worker processes as well
     _, said = child.communicate(timeout=60)
-    assert child.returncode == 130, said
-    assert b"run the same command again" in said
+    assert (child.returncode, "Traceback" in said) == (code, False), said
+    assert "run the same command again" in said
+    (record,) = (json.loads(path.read_text()) for path in out.glob("run-*.json"))
+    assert record["ended"] == "interrupted"
     assert chaos["one_run"](slide, out) == []
-    record = json.loads((out / "slide" / "slide.json").read_text())
-    assert record["counts"]["resumed_blocks"] > 0
-    assert builtins.len(list(out.glob(".*"))) == 0
+    assert json.loads((out / "slide" / "slide.json").read_text())["counts"]["resumed_blocks"] > 0
+    assert list(out.glob(".*")) == []

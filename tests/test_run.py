@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -249,14 +250,21 @@ def test_records_say_what_was_done_and_why_not(slide: Path, tmp_path: Path) -> N
 
 
 def test_stopping_a_batch_stops_the_slide_in_work_and_keeps_what_is_done(slide: Path, tmp_path: Path) -> None:
-    other = tmp_path / "b.svs"
-    shutil.copy(slide, other)
-    some = batch(tmp_path / "out")
-    names = [SlideInput(tmp_path / "absent.svs", "absent"), SlideInput(slide, "a"), SlideInput(other, "b")]
-    for outcome in some.run(names, quiet):
-        if outcome.status == "failed":
-            break
-    assert {o.status for o in run(some, slide, other)} <= {"done", "skipped"}
+    some, begun, failed = batch(tmp_path / "out"), threading.Event(), threading.Event()
+
+    def hold(_: SlideInput, progress: Progress) -> None:
+        if progress.done == 1:
+            begun.set()
+            assert failed.wait(60)
+
+    for outcome in some.run([SlideInput(tmp_path / "absent.svs", "absent"), SlideInput(slide, "a")], hold):
+        assert (outcome.status, begun.wait(60)) == ("failed", True)
+        failed.set()
+        break
+    assert not (tmp_path / "out" / "a").exists()
+    (again,) = some.run([SlideInput(slide, "a")], quiet)
+    assert again.manifest is not None
+    assert 1 <= again.manifest.counts.resumed_blocks < again.manifest.counts.blocks
 
 
 def touched(folder: Path, *names: str) -> None:
