@@ -179,3 +179,13 @@ def test_workers_are_spawned_and_never_forked(client: Any) -> None:
     lines = [" ".join(psutil.Process(pid).cmdline()) for pid in workers]
     assert lines
     assert all("spawn_main" in line for line in lines)
+
+
+def test_no_worker_hears_ctrl_c_which_is_the_leading_process_business_and_that_one_still_does(
+    client: Any, tmp_path: Path
+) -> None:
+    list(in_dask(client)(partial(deadly_once, tmp_path), range(5)))
+    client.wait_for_workers(2, timeout=60)  # one of them was started anew
+    deaf = client.run(lambda: signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    assert list(deaf.values()) == [True, True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from types import FrameType
 
 __all__ = ["CTRL_C", "Interruption", "end_at_once", "heeded", "leave", "unheard"]
@@ -51,6 +52,7 @@ def unheard() -> Iterator[None]:
 
     It reaches this thread when the end is come to.
     """
+    resource_tracker.ensure_running()  # started with the first process, it would undo the next line
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
