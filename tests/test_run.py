@@ -249,6 +249,24 @@ def test_records_say_what_was_done_and_why_not(slide: Path, tmp_path: Path) -> N
     assert told == [("absent", "done"), ("disc", "done")]
 
 
+def test_two_runs_in_one_folder_lose_no_row_of_each_other(tmp_path: Path) -> None:
+    first, second = (RunRecord(tmp_path, ["wsiseg", "segment"], {}) for _ in range(2))
+
+    def failed(record: RunRecord, name: str, reason: str) -> None:
+        slide = SlideInput(Path(f"{name}.svs"), name)
+        record.add(Outcome(slide, "failed", tmp_path / name, reason=reason))
+
+    failed(second, "a", "is being written by the first")
+    failed(first, "a", "the first says so")
+    failed(second, "b", "the second says so")
+    failed(first, "c", "the first says so")
+    second.finish("complete")
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        found = {row["slide"]: row["reason"] for row in csv.DictReader(file)}
+    assert found == {"a": "the first says so", "b": "the second says so", "c": "the first says so"}
+    assert list(tmp_path.glob(".*")) == []
+
+
 def test_stopping_a_batch_stops_the_slide_in_work_and_keeps_what_is_done(slide: Path, tmp_path: Path) -> None:
     some, begun, failed = batch(tmp_path / "out"), threading.Event(), threading.Event()
 

@@ -20,7 +20,7 @@ from wsiseg.ledger import begun_with, differences
 from wsiseg.manifest import SlideManifest
 from wsiseg.plan import Plan
 
-__all__ = ["GEOJSON", "LEDGER", "MANIFEST", "MAP", "OVERVIEW", "Place", "geojson_name"]
+__all__ = ["GEOJSON", "LEDGER", "MANIFEST", "MAP", "OVERVIEW", "Place", "alone_with", "geojson_name"]
 
 MAP, LEDGER, MANIFEST = "probability.zarr", "ledger.jsonl", "slide.json"
 GEOJSON, OVERVIEW = "tumor.geojson", "overview.png"
@@ -145,12 +145,34 @@ class Place:
             raise OutputError(msg) from error
 
 
-def _locked(path: Path) -> int:
+@contextmanager
+def alone_with(file: Path) -> Iterator[None]:
+    """Hold a file that several runs change, for as long as that takes; another run waits.
+
+    Raises:
+        OutputError: nothing can be written beside it.
+    """
+    lock = file.with_name(f".{file.name}.lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = _locked(lock, patient=True)
+    except OSError as error:
+        msg = f"{file} cannot be written: {error.strerror}"
+        raise OutputError(msg) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(path: Path, *, patient: bool = False) -> int:
     """A handle that holds the lock at ``path``; no child process inherits it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
         except BlockingIOError as error:
             owner = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(handle)

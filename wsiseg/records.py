@@ -14,6 +14,7 @@ from typing import Any
 from wsiseg.errors import OutputError
 from wsiseg.location import Location, Remote, located
 from wsiseg.manifest import remove, versions, write_whole
+from wsiseg.place import alone_with
 from wsiseg.run import Outcome
 
 __all__ = ["RunRecord"]
@@ -43,7 +44,8 @@ class RunRecord:
         self.totals: dict[str, float] = {"done": 0, "skipped": 0, "failed": 0, "patches": 0, "tumor_mm2": 0.0}
         self.models: dict[str, dict[str, str]] = {}
         self.devices: set[str] = set()
-        self.before = _rows(self.out / SUMMARY)
+        self.unwritten: set[str] = set()
+        _rows(self.out / SUMMARY)  # refused now, if ever
 
     @property
     def command(self) -> list[str]:
@@ -61,6 +63,7 @@ class RunRecord:
         reason = outcome.reason.replace(f"{self.out.absolute()}{os.sep}", "")
         reason = _without_folder(reason, outcome.slide.path)
         self.rows[name] = {"slide": name, "status": outcome.status, "reason": reason}
+        self.unwritten.add(name)
         failure = outcome.folder.with_name(f"{outcome.folder.name}.failed.json")
         if (manifest := outcome.manifest) is None:
             about = {**self.rows[name], "file": outcome.slide.path.name, "versions": versions()}
@@ -79,12 +82,15 @@ class RunRecord:
         self._write_summary()
 
     def _write_summary(self) -> None:
-        text = io.StringIO(newline="")
+        """Put the new rows among those that are there: another run may be at work in the same folder."""
+        summary, text = self.out / SUMMARY, io.StringIO(newline="")
         table = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
         table.writeheader()
-        every = {**self.before, **self.rows}
-        table.writerows(every[name] for name in sorted(every))
-        write_whole(self.out / SUMMARY, text.getvalue().encode())
+        with alone_with(summary):
+            every = {**_rows(summary), **{name: self.rows[name] for name in self.unwritten}}
+            table.writerows(every[name] for name in sorted(every))
+            write_whole(summary, text.getvalue().encode())
+        self.unwritten.clear()
 
     def finish(self, how: str) -> None:
         """Write ``run-<time>.json``, and what ``add`` could not; ``how`` says if the run came to its end.
@@ -108,7 +114,7 @@ class RunRecord:
             "totals": self.totals,
             "versions": versions(),
         }
-        if self.rows:
+        if self.unwritten:
             self._write_summary()
         name = f"run-{self.started:%Y%m%dT%H%M%S.%fZ}.json"
         write_whole(self.out / name, (json.dumps(record, indent=2) + "\n").encode())
