@@ -41,8 +41,8 @@ if (found.size() > 1)
 def folder = found[0].folder
 def slide = found[0].facts.slide
 def cropped = found[0].facts.polygon_options.origin == 'qupath'
-def size = cropped ? slide.bounds[2..3] : [slide.width, slide.height]
-if (size.collect { it as int } != [server.getWidth(), server.getHeight()])
+def size = (cropped ? slide.bounds[2..3] : [slide.width, slide.height]).collect { it as int }
+if (size != [server.getWidth(), server.getHeight()])
     throw new IllegalStateException("${names} has ${server.getWidth()} x ${server.getHeight()} px here, but the outlines " +
         "were made for ${size}: run wsiseg polygons ${folder} --origin ${cropped ? 'level0' : 'qupath'}")
 
@@ -50,6 +50,10 @@ def file = ['tumor.geojson', 'tumor.geojson.gz'].collect { new File(folder, it) 
 if (file == null)
     throw new FileNotFoundException("there is no tumor.geojson in ${folder}")
 def objects = PathIO.readObjects(file)  // read first: where this fails, nothing has been removed
+def recorded = found[0].facts.counts.polygons as int
+if (objects.size() < recorded)  // a file that QuPath does not understand gives no object, and no error
+    throw new IllegalStateException("${file} holds ${recorded} outlines, of which QuPath read ${objects.size()}; " +
+        "nothing was changed: run wsiseg check ${file}")
 def (kept, old) = getCurrentHierarchy().getAllObjects(false)
     .findAll { it.getMetadata().get('source') == 'wsiseg' }.split { it.isLocked() }
 def corrected = kept.collect { it.getID() } as Set
