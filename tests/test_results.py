@@ -363,17 +363,16 @@ def test_the_overview_tints_what_is_inside_and_nothing_in_holes_or_outside() -> 
         [(20, 20), (180, 20), (180, 180), (20, 180)], [[(60, 60), (140, 60), (140, 140), (60, 140)]]
     )
     polygons_N = np.array([shapely.box(90, 90, 110, 110), ring, shapely.box(5, 5, 9, 9)], object)
+    polygons_N = shapely.transform(polygons_N, lambda xy: xy * 0.5)
     white = np.full((100, 100, 3), 255, np.uint8)
-    picture = draw_overview(
-        white, polygons_N, np.array([False, False, True]), mpp=1.0, px_per_canvas_px=0.5, caption="x"
-    )
+    picture = draw_overview(white, polygons_N, np.array([False, False, True]), mpp=1.0, marks=[], caption="x")
     pixel = np.asarray(picture).astype(int)
     for inside in ((20, 20), (50, 50)):  # the ring, and the island in its hole
         assert pixel[inside][0] > pixel[inside][1] + 20
     for outside in ((96, 96), (36, 36)):
         assert tuple(pixel[outside]) == (255, 255, 255)
     assert tuple(pixel[10, 40]) == (200, 0, 0), "the outline"
-    assert tuple(pixel[2, 3]) == (255, 140, 0), "the outline of what is to be reviewed"
+    assert tuple(pixel[2, 3]) == (255, 170, 0), "the outline of what is to be reviewed"
 
 
 def test_the_overview_shows_the_rim_of_the_tissue_where_it_lies(tmp_path: Path) -> None:
@@ -403,14 +402,14 @@ def test_the_words_under_an_overview_are_whole_whatever_the_slides_shape(height:
     found = "tumour 1234.56 mm^2 of 2345.67 mm^2 tissue, 12345 regions (1234 to review); "
     one = np.array([shapely.box(5, 5, 30, 30)], object)
     picture = draw_overview(
-        white, one, np.array([True]), mpp=2.0, px_per_canvas_px=1,
+        white, one, np.array([True]), mpp=2.0, marks=["tissue", "unreadable"],
         caption=f"{found}probability 0.55 or more; a-bundle-of-some-name, research use only",
     )  # fmt: skip
     assert max(picture.size) <= 2048
     words = np.asarray(picture)[height:]
     assert (words[:, -3:] == 255).all(), "not cut at the right"
     assert (words[-2:] == 255).all(), "nor below"
-    for color in ((200, 0, 0), (255, 140, 0)):
+    for color in ((200, 0, 0), (255, 170, 0), (0, 120, 140), (110, 110, 110)):
         assert (words == color).all(axis=2).any(), "what a colour means"
 
 

@@ -29,10 +29,10 @@ from wsiseg.heatmap import HEATMAP, write_heatmap
 from wsiseg.manifest import Result, SlideManifest, remove, write_whole
 from wsiseg.nodata import sentence, unknown
 from wsiseg.options import PolygonOptions
-from wsiseg.overview import draw_overview, hatched, traced
+from wsiseg.overview import Mark, draw_overview, hatched, traced
 from wsiseg.place import MAP, OVERVIEW, geojson_name
 from wsiseg.polygons import Regions, tidy, within_budget
-from wsiseg.review import REVIEW, write_review
+from wsiseg.review import REVIEW, review_limit, write_review
 
 __all__ = [
     "THUMBNAIL",
@@ -308,19 +308,22 @@ def _draw(
     background_YX3: npt.NDArray[np.uint8],
 ) -> Image.Image:
     per_l0 = background_YX3.shape[1] / manifest.slide.bounds[2]
-    limit = how.review_above if _several(manifest) else None
-    review_N = np.zeros(len(kept), np.bool_) if limit is None else kept.spread_N > limit
-    of_tissue = "" if result.tissue_mm2 is None else f" of {result.tissue_mm2:.2f} mm^2 tissue (thin line)"
-    to_review = f" ({int(review_N.sum())} to review)" if limit is not None else ""
-    lost = f"; {result.unreadable_mm2:.2f} mm^2 unreadable (hatched)" if manifest.unreadable else ""
+    several = _several(manifest)
+    review_N = (kept.spread_N > review_limit(how.review_above)) & several
+    of_tissue = "" if result.tissue_mm2 is None else f" of {result.tissue_mm2:.2f} mm^2 tissue"
+    to_review = f" ({int(review_N.sum())} to review)" if several and len(kept) else ""
+    lost = f"; {result.unreadable_mm2:.2f} mm^2 unreadable" if manifest.unreadable else ""
     regions = "1 region" if len(kept) == 1 else f"{len(kept)} regions"
     found = f"tumour {result.tumor_mm2:.2f} mm^2{of_tissue}, {regions}{to_review}"
     how_found = f"probability {how.threshold:g} or more{lost}; {manifest.model.name}, research use only"
+    px_per_canvas_px = manifest.canvas.factor * per_l0
+    marks: list[Mark] = ["tissue"] if result.tissue_mm2 else []
+    marks += ["unreadable"] if manifest.unreadable else []
     return draw_overview(
         background_YX3,
-        kept.polygons_N,
+        shapely.transform(kept.polygons_N, lambda xy: xy * px_per_canvas_px),
         review_N,
         mpp=manifest.slide.mpp / per_l0,
-        px_per_canvas_px=manifest.canvas.factor * per_l0,
+        marks=marks,
         caption=f"{found}; {how_found}",
     )

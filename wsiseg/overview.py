@@ -1,21 +1,24 @@
 """``overview.png``: the slide at a glance, with what was found drawn on it."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import shapely
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-__all__ = ["MAX_PX", "draw_overview", "hatched", "traced"]
+__all__ = ["MAX_PX", "Mark", "draw_overview", "hatched", "shrunk", "traced"]
 
 MAX_PX = 1984
 """The slide's longer side, in pixels; with the words below it a picture has at most 2048."""
 
-# Pillow's own font has no µ, ² or ≥: what is drawn is plain ASCII.
-TUMOR, REVIEW, INK, PAPER = (200, 0, 0), (255, 140, 0), (40, 40, 40), (255, 255, 255)
+# Pillow's own font has no µ, ² or ≥: what is drawn is plain ASCII, "^2" a small 2 above the line.
+TUMOR, REVIEW, INK, PAPER = (200, 0, 0), (255, 170, 0), (40, 40, 40), (255, 255, 255)
 UNKNOWN, TISSUE = (110, 110, 110), (0, 120, 140)
-MARGIN_PX = 6
+MARGIN_PX, GAP_PX = 6, 8
 LEAST_WIDE_PX = 640
 """A picture is no narrower, whatever its slide is: words need room."""
 UNSEEN_PX = 0.4
@@ -24,6 +27,8 @@ Rings = list[list[tuple[float, float]]]
 Color = tuple[int, int, int]
 Corner = tuple[float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Mark = Literal["tissue", "unreadable"]
+Kind = Literal["tumour", "review", "tissue", "unreadable"]
 TINT = 0.16
 """How much of the class's colour lies over a region: seen when small, and the tissue still shows."""
 
@@ -34,40 +39,55 @@ def draw_overview(
     review_N: npt.NDArray[np.bool_],
     *,
     mpp: float,
-    px_per_canvas_px: float,
+    marks: Sequence[Mark],
     caption: str,
 ) -> Image.Image:
     """The thumbnail with tinted outlines, and below it a scale bar, what the colours mean, and words.
 
     Args:
         thumbnail_YX3: the slide's bounds, RGB, at most ``MAX_PX`` on its longer side.
-        polygons_N: shapely polygons in canvas pixels.
+        polygons_N: shapely polygons in thumbnail pixels.
         review_N: which of them are drawn orange, as to be reviewed, and not red.
         mpp: microns per thumbnail pixel.
-        px_per_canvas_px: thumbnail pixels per canvas pixel.
+        marks: what ``traced`` and ``hatched`` have drawn on the thumbnail before.
         caption: what the picture shows; wrapped where the slide is narrow.
     """
     height, width, _ = thumbnail_YX3.shape
     slide = Image.fromarray(thumbnail_YX3)
-    on_slide = shapely.transform(polygons_N, lambda xy: xy * px_per_canvas_px)
-    layers = [(_rings(on_slide[~review_N]), TUMOR), (_rings(on_slide[review_N]), REVIEW)]
+    layers = [(_rings(polygons_N[~review_N]), TUMOR), (_rings(polygons_N[review_N]), REVIEW)]
     for draw in (_tint, _outline):
         for regions, color in layers:
             draw(slide, regions, color)
     wide = max(width, LEAST_WIDE_PX)
     font = ImageFont.load_default(size=max(11, min(20, wide // 60)))
+    wide_px = wide - 2 * MARGIN_PX
     line_px = font.getbbox("(gµ)")[3] + 4
-    lines = _wrapped(caption, font, wide - 2 * MARGIN_PX)
-    picture = Image.new("RGB", (wide, height + int(line_px) * (1 + len(lines)) + MARGIN_PX), PAPER)
+    bar, key = _bar(mpp, width), _key(review_N, marks)
+    places = _laid([_wide(words, font) for words, _ in key], bar.px + _long(bar.words, font), wide_px)
+    rows = 1 + max(row for row, _ in places)
+    lines = _wrapped(caption, font, wide_px)
+    picture = Image.new("RGB", (wide, height + int(line_px) * (rows + len(lines)) + MARGIN_PX), PAPER)
     picture.paste(slide, (0, 0))
-    pen = ImageDraw.Draw(picture)
-    left = _scale_bar(pen, (MARGIN_PX, height + 4), mpp, width, font)
-    legend = [("tumour", TUMOR), *([("tumour, to review", REVIEW)] if review_N.any() else [])]
-    for words, color in legend:
-        left = _swatch(pen, (left, height + 4), words, color, font)
-    for number, line in enumerate(lines, 1):
-        pen.text((MARGIN_PX, height + 4 + number * line_px), line, INK, font)
+    pen, top = ImageDraw.Draw(picture), height + 4
+    _draw_bar(pen, (MARGIN_PX, top), bar, font)
+    for (words, kind), (row, left) in zip(key, places, strict=True):
+        _swatch(pen, (MARGIN_PX + left, top + row * line_px), words, kind, font)
+    for number, line in enumerate(lines, rows):
+        _write(pen, (MARGIN_PX, top + number * line_px), line, font)
     return picture
+
+
+def shrunk(overview: Image.Image, most_px: int) -> Image.Image:
+    """An overview no larger than ``most_px``, its outlines wide enough to be seen there too."""
+    large = overview.convert("RGB")
+    small = large.copy()
+    small.thumbnail((most_px, most_px))
+    rgb_YX3 = np.asarray(large)
+    for color in (TUMOR, REVIEW):
+        line = Image.fromarray(np.where((rgb_YX3 == color).all(axis=2), np.uint8(255), np.uint8(0)))
+        met = line.resize(small.size, Image.Resampling.BOX).point(lambda part: 255 if part else 0)
+        small.paste(color, mask=met.filter(ImageFilter.MaxFilter(3)))
+    return small
 
 
 def hatched(
@@ -156,26 +176,88 @@ def _wrapped(words: str, font: Font, most_px: int) -> list[str]:
     return lines
 
 
-def _scale_bar(pen: ImageDraw.ImageDraw, corner: Corner, mpp: float, width: int, font: Font) -> float:
-    """A bar of a round length, at most a quarter of the slide's ``width``; where it ends with its words."""
-    left, top = corner
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """A scale bar: how long it is drawn, and what it says."""
+
+    px: float
+    words: str
+
+
+def _bar(mpp: float, width: int) -> _Bar:
+    """A bar of a round length, at most a quarter of the slide's ``width``."""
     length_um = _round_length(width * mpp / 4)
-    length = length_um / mpp
-    words = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} um"  # noqa: PLR2004 - µm in a mm
+    return _Bar(length_um / mpp, f"{length_um / 1000:g} mm")
+
+
+def _draw_bar(pen: ImageDraw.ImageDraw, corner: Corner, bar: _Bar, font: Font) -> None:
+    left, top = corner
     middle = top + font.getbbox("x")[3] / 2 + 1
-    pen.rectangle((left, middle - 2, left + length, middle + 2), INK)
-    pen.text((left + length + 8, top), words, INK, font)
-    return left + length + 8 + font.getlength(words) + 3 * MARGIN_PX
+    pen.rectangle((left, middle - 2, left + bar.px, middle + 2), INK)
+    pen.text((left + bar.px + GAP_PX, top), bar.words, INK, font)
 
 
-def _swatch(pen: ImageDraw.ImageDraw, corner: Corner, words: str, color: Color, font: Font) -> float:
-    """A patch of a class's colour, tinted and outlined as regions are, and its name; where that ends."""
+def _key(review_N: npt.NDArray[np.bool_], marks: Sequence[Mark]) -> list[tuple[str, Kind]]:
+    """What each line and colour in the picture is called."""
+    called = {"tissue": "tissue looked at", "unreadable": "unreadable"}
+    review: list[tuple[str, Kind]] = [("tumour, to review", "review")] if review_N.any() else []
+    return [("tumour", "tumour"), *review, *((called[mark], mark) for mark in marks)]
+
+
+def _laid(wide_N: Sequence[float], first: float, most: float) -> list[tuple[int, float]]:
+    """The row and the left end of things that wide, one after the other; in row 0 they begin after ``first``.
+
+    >>> _laid([30, 30, 30], 40, 100)
+    [(0, 58), (1, 0), (1, 48)]
+    """
+    places: list[tuple[int, float]] = []
+    row, left = 0, first + 3 * MARGIN_PX
+    for wide in wide_N:
+        if left + wide > most:
+            row, left = row + 1, 0
+        places.append((row, left))
+        left += wide + 3 * MARGIN_PX
+    return places
+
+
+def _swatch(pen: ImageDraw.ImageDraw, corner: Corner, words: str, kind: Kind, font: Font) -> None:
+    """A patch that looks like what it stands for, and its name."""
     left, top = corner
     side = font.getbbox("x")[3]
-    tint = tuple(round(255 + TINT * (part - 255)) for part in color)
-    pen.rectangle((left, top + 1, left + 1.5 * side, top + side), tint, color, max(2, int(side) // 6))
-    pen.text((left + 1.5 * side + 6, top), words, INK, font)
-    return left + 1.5 * side + 6 + font.getlength(words) + 3 * MARGIN_PX
+    box = (left, top + 1, left + 1.5 * side, top + side)
+    if kind == "tissue":
+        pen.rectangle(box, PAPER, TISSUE)
+    elif kind == "unreadable":
+        for x in range(0, int(1.5 * side), 4):
+            pen.line((left + x, box[1], min(left + x + side, box[2]), box[3]), UNKNOWN)
+        pen.rectangle(box, None, UNKNOWN)
+    else:
+        color = TUMOR if kind == "tumour" else REVIEW
+        tint = tuple(round(255 + TINT * (part - 255)) for part in color)
+        pen.rectangle(box, tint, color, max(2, int(side) // 6))
+    pen.text((left + 1.5 * side + GAP_PX, top), words, INK, font)
+
+
+def _wide(words: str, font: Font) -> float:
+    """How wide a swatch is with its words."""
+    return 1.5 * font.getbbox("x")[3] + _long(words, font)
+
+
+def _long(words: str, font: Font) -> float:
+    """How long words are with the gap before them."""
+    return GAP_PX + font.getlength(words)
+
+
+def _write(pen: ImageDraw.ImageDraw, corner: Corner, words: str, font: Font) -> None:
+    """A line of words; where they say ``^2`` a small 2 stands above the line."""
+    left, top = corner
+    above = ImageFont.load_default(size=max(8, 0.62 * font.getbbox("x")[3]))
+    for number, part in enumerate(words.split("^2")):
+        if number:
+            pen.text((left, top), "2", INK, above)
+            left += above.getlength("2")
+        pen.text((left, top), part, INK, font)
+        left += font.getlength(part)
 
 
 def _round_length(most_um: float) -> float:

@@ -11,7 +11,7 @@ import shapely
 from wsiseg.geojson import Placed
 from wsiseg.manifest import write_whole
 
-__all__ = ["COLUMNS", "REVIEW", "REVIEW_ABOVE", "write_review"]
+__all__ = ["COLUMNS", "REVIEW", "REVIEW_ABOVE", "review_limit", "write_review"]
 
 REVIEW = "review.csv"
 REVIEW_ABOVE = 0.15
@@ -21,21 +21,30 @@ It is the standard deviation of the folds' probabilities, mean over the region, 
 five folds give of which four say 0.9 and one says 0.5. A convention, not calibrated on anything.
 """
 
+
+def review_limit(named: float | None) -> float:
+    """From which disagreement on a region is to review: what user or bundle named, else ``REVIEW_ABOVE``.
+
+    >>> review_limit(0.2), review_limit(None)
+    (0.2, 0.15)
+    """
+    return REVIEW_ABOVE if named is None else named
+
+
 COLUMNS = ("rank", "id", "review", "area_mm2", "mean_probability", "disagreement", "x_px", "y_px")
 
 
 def write_review(path: Path, placed: Placed, ids: Sequence[str], *, limit: float | None) -> int:
     """Write one row per exported region, ranked by disagreement, then by area; how many are to review.
 
-    ``ids`` are those of the features, in order. ``review`` is yes above the limit, or above
-    ``REVIEW_ABOVE`` where it is None. ``x_px, y_px`` is the region's centroid in the
-    coordinates of the GeoJSON: type it into QuPath to go there. Where one network answered alone
-    the disagreement is left empty.
+    ``ids`` are those of the features, in order. ``review`` is yes above ``review_limit(limit)``.
+    ``x_px, y_px`` is the region's centroid in the coordinates of the GeoJSON: type it into
+    QuPath to go there. Where one network answered alone the disagreement is left empty.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    above = REVIEW_ABOVE if limit is None else limit
+    above = review_limit(limit)
     area_N = shapely.area(placed.polygons_N) * (placed.export.mpp / 1000) ** 2
     xy_N2 = shapely.get_coordinates(shapely.centroid(placed.polygons_N))
     order = np.lexsort((np.asarray(ids, dtype=np.str_), -area_N, -placed.spread_N))

@@ -14,7 +14,7 @@ from wsiseg.export import THUMBNAIL
 from wsiseg.manifest import SlideManifest
 from wsiseg.place import LEDGER, MANIFEST, MAP, geojson_name
 from wsiseg.report import last_run, result_folders, to_review
-from wsiseg.review import REVIEW, REVIEW_ABOVE
+from wsiseg.review import REVIEW, review_limit
 
 __all__ = [
     "Entry",
@@ -156,7 +156,6 @@ def facts(entry: Entry) -> dict[str, Any]:
     canvas = ProbabilityMap.open(inside(entry.out, entry.folder / MAP))
     slide, how, found = manifest.slide, manifest.polygon_options, manifest.result
     corner = (0, 0) if how.get("origin", "qupath") == "qupath" else slide.bounds[:2]
-    review_above = how.get("review_above")
     return {
         "name": entry.name,
         "file": slide.name,
@@ -175,7 +174,7 @@ def facts(entry: Entry) -> dict[str, Any]:
         },
         "thumbnail": (entry.folder / THUMBNAIL).exists(),
         "threshold": how.get("threshold", 0.5),
-        "review_above": REVIEW_ABOVE if review_above is None else review_above,
+        "review_above": review_limit(how.get("review_above")),
         "tumor_mm2": found.tumor_mm2,
         "tissue_mm2": found.tissue_mm2,
         "tissue_fraction": found.tissue_fraction,
