@@ -22,19 +22,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from wsiseg import report
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.cli import main
 from wsiseg.errors import CanvasError, OutputError
 from wsiseg.export import Outlining, export_polygons, keep_thumbnail
 from wsiseg.flags import flags
 from wsiseg.focus import Focus
+from wsiseg.geojson import Export
 from wsiseg.geometry import Scale
 from wsiseg.grid import Grid
 from wsiseg.heatmap import write_heatmap
 from wsiseg.inputs import SlideInput
 from wsiseg.ledger import Done, Ledger
 from wsiseg.manifest import Canvas, Counts, Model, Result, SlideFacts, SlideManifest
-from wsiseg.overview import draw_overview
+from wsiseg.overview import REVIEW, TUMOR, draw_overview, shrunk
 from wsiseg.place import Place
 from wsiseg.polygons import join, outline, threshold_u8
 from wsiseg.qupath import check
@@ -289,6 +291,28 @@ def test_class_and_list_agree_on_what_is_to_be_reviewed(
     assert check(tmp_path / "a" / "tumor.geojson") == []
 
 
+@pytest.mark.parametrize(("limit", "colors"), [(None, {TUMOR, REVIEW}), (0.01, {REVIEW}), (0.5, {TUMOR})])
+def test_the_overview_and_the_list_agree_on_what_is_to_be_reviewed(
+    tmp_path: Path, limit: float | None, colors: set[tuple[int, int, int]]
+) -> None:
+    done = finished(tmp_path / "a", options=how(threshold=0.35, review_above=limit))
+    listed = [row["review"] for row in rows(tmp_path / "a" / "review.csv")]
+    assert {{"yes": REVIEW, "no": TUMOR}[said] for said in listed} == colors
+    with Image.open(tmp_path / "a" / "overview.png") as picture:
+        rgb_YX3 = np.asarray(picture)[:200]
+    assert {color for color in (TUMOR, REVIEW) if (rgb_YX3 == color).all(axis=2).any()} == colors
+    flag = f"{listed.count('yes')} of 3 regions to review"
+    assert (flag in done.flags) == ("yes" in listed)
+
+
+def test_to_review_has_one_colour_in_every_output() -> None:
+    assert Export(scale=Scale(1), mpp=1, fingerprint="", weights_key="").review_color == REVIEW
+    folder, written = Path(report.__file__).parent, "#{:02x}{:02x}{:02x}".format(*REVIEW)
+    assert f".swatch.review {{ border-color: {written}; }}" in (folder / "report_page.html").read_text()
+    assert f"--review: {written};" in (folder / "view" / "page" / "view.css").read_text()
+    assert "rgb({} {} {})".format(*REVIEW) in (folder / "view" / "page" / "outlines.js").read_text()
+
+
 def test_of_one_network_no_disagreement_is_told_anywhere(tmp_path: Path) -> None:
     alone = Model(name="m", encoder="e", weights={"fold-1": "0" * 64}, mpp=MPP)
     map_CYX = MAP_CYX * np.array([1, 0], np.uint8)[:, None, None]
@@ -413,6 +437,23 @@ def test_the_words_under_an_overview_are_whole_whatever_the_slides_shape(height:
         assert (words == color).all(axis=2).any(), "what a colour means"
 
 
+@pytest.mark.parametrize("most_px", [480, 120])
+def test_a_picture_made_small_still_shows_every_outline(most_px: int) -> None:
+    white = np.full((1400, 1984, 3), 255, np.uint8)
+    shapes = np.array(
+        [shapely.Point(x, 700).buffer(r) for x, r in ((300, 200), (900, 9), (1500, 80))], object
+    )
+    review_N = np.array([False, True, False])
+    picture = draw_overview(white, shapes, review_N, mpp=2.0, marks=[], caption="x").crop((0, 0, 1984, 1400))
+    small = shrunk(picture, most_px)
+    assert max(small.size) == most_px
+    by = small.width / picture.width
+    for shape, review in zip(shapes, review_N, strict=True):
+        for x, y in shapely.get_coordinates(shapely.segmentize(shape, 5).exterior) * by:
+            pixel = small.getpixel((int(min(x, small.width - 1)), int(y)))
+            assert pixel == (REVIEW if review else TUMOR)
+
+
 class Page(HTMLParser):
     """The text of a page's table cells, row by row, and every address it names."""
 
@@ -452,6 +493,7 @@ def test_the_report_has_a_row_per_slide_failures_first_and_fetches_nothing(tmp_p
     assert "no microns <b>&" in body[0][2]
     assert all(len(row) == len(head) for row in body)
     assert body[2][head.index("Regions")] == "3"
+    assert body[2][head.index("µm per pixel")] == "0.5from the file"
     assert body[2][head.index("Tumour, mm²")].endswith("p\xa0≥\xa00.35")
     assert "2 of 3 regions to review" in body[2][2]
     assert all(a.startswith("data:image/jpeg;base64,") or (tmp_path / a).exists() for a in page.addresses)

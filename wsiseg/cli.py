@@ -231,9 +231,10 @@ def _tell(outcome: "Outcome", *, as_json: bool) -> None:
         tissue = "" if found.tissue_mm2 is None else f", tissue {found.tissue_mm2:.2f} mm²"
         again = "already done: " if outcome.status == "skipped" else ""
         seconds = manifest.seconds.get("total", 0.0)
+        regions = "1 region" if (count := manifest.counts.polygons) == 1 else f"{count} regions"
         click.echo(
             f"{slide.path}: {again}tumor {found.tumor_mm2:.3f} mm²{tissue}, "
-            f"{manifest.counts.polygons} regions, {seconds:.0f} s -> {outcome.folder}"
+            f"{regions}, {seconds:.0f} s -> {outcome.folder}"
         )
         if found.note:
             click.echo(f"  note: {found.note}")

@@ -50,10 +50,11 @@ def _tell(folder: Path, manifest: "SlideManifest", *, as_json: bool) -> None:
         click.echo(json.dumps({"folder": str(folder), "record": manifest.model_dump(mode="json")}))
         return
     found, how, seconds = manifest.result, manifest.polygon_options, manifest.seconds
+    regions = "1 region" if (count := manifest.counts.polygons) == 1 else f"{count} regions"
     of_run = f" (the run that made the map: {seconds['total']:.1f} s)" if "total" in seconds else ""
     click.echo(
         f"{folder}: tumor {found.tumor_mm2:.3f} mm² at p >= {how['threshold']:g}, "
-        f"{manifest.counts.polygons} regions, {seconds['outlined again']:.1f} s{of_run}"
+        f"{regions}, {seconds['outlined again']:.1f} s{of_run}"
     )
     if found.note:
         click.echo(f"  note: {found.note}")

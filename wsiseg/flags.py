@@ -10,9 +10,10 @@ from wsiseg.focus import BLURRED_BELOW
 from wsiseg.manifest import SlideManifest
 from wsiseg.plan import COARSE_WARNING
 
-__all__ = ["flags"]
+__all__ = ["BY_HAND", "flags"]
 
 BY_HAND = ("--slide-mpp", "the slide list")
+"""Sources of microns per pixel that are a person, not the file."""
 PARTLY = 0.25
 """This part of the fields out of focus, or more, is told though the slide as a whole is sharp."""
 

@@ -9,6 +9,7 @@ import base64
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -20,16 +21,18 @@ from PIL import Image, UnidentifiedImageError
 
 from wsiseg.errors import OutputError
 from wsiseg.export import THUMBNAIL
+from wsiseg.flags import BY_HAND
 from wsiseg.manifest import SlideManifest, write_whole
+from wsiseg.overview import shrunk
 from wsiseg.place import MANIFEST, OVERVIEW
 from wsiseg.review import REVIEW, REVIEW_ABOVE
 
 __all__ = ["REPORT", "last_run", "result_folders", "to_review", "write_report"]
 
 REPORT, SUMMARY = "report.html", "summary.csv"
-PICTURE_PX = 600
+PICTURE_PX = 480
 HEADS = (
-    ("Slide", False), ("Status", False), ("To mind", False), ("Tumour, mm²", True), ("Of tissue, %", True),
+    ("Slide", False), ("Status", False), ("Notes", False), ("Tumour, mm²", True), ("Of tissue, %", True),
     ("Regions", True), ("To review", True), ("Mean probability", True), ("Disagreement", True),
     ("µm per pixel", True),
 )  # fmt: skip
@@ -123,7 +126,11 @@ def _summary(rows: list[_Row]) -> str:
     failed, some = len(rows) - len(done), sum(m.counts.polygons > 0 for m in done)
     latest = max((m.finished for m in done), default="")
     models = ", ".join(sorted({m.model.name for m in done}))
-    words = [f"{len(rows)} slides", f"{failed} failed", f"tumour outlined on {some}"]
+    words = [
+        "1 slide" if len(rows) == 1 else f"{len(rows)} slides",
+        f"{failed} failed",
+        f"tumour outlined on {some}",
+    ]
     words += [f"model {models}"] if models else []
     words += [f"last finished {latest[:16].replace('T', ' ')} UTC"] if latest else []
     return escape("; ".join(words) + ".")
@@ -136,10 +143,19 @@ def _tr(out: Path, row: _Row) -> str:
     ]
     cells.append(f'<td class="status" data-sort="{row.status}">{row.status}</td>')
     notes = list(_notes(row))
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    listed = "".join(f"<li>{_whole_options(escape(note))}</li>" for note in notes)
     cells.append(f'<td class="notes" data-sort="{escape("; ".join(notes))}"><ul>{listed}</ul></td>')
     cells += _numbers(row.manifest, row.review)
     return f'<tr class="{row.status}">{"".join(cells)}</tr>'
+
+
+def _whole_options(text: str) -> str:
+    """A text whose options, ``--slide-mpp`` and the like, are not broken at the end of a line.
+
+    >>> _whole_options("pass --slide-mpp (0.25)")
+    'pass <code>--slide-mpp</code> (0.25)'
+    """
+    return re.sub(r"--[a-z][a-z-]*", r"<code>\g<0></code>", text)
 
 
 def _links(row: _Row) -> str:
@@ -156,10 +172,10 @@ def _picture(out: Path, row: _Row) -> str:
     folder = out / row.name
     try:
         with Image.open(folder / OVERVIEW) as overview, Image.open(folder / THUMBNAIL) as plain:
-            small = overview.convert("RGB").crop((0, 0, *plain.size))  # the words below would be too small
+            # the words below the slide would be too small
+            small = shrunk(overview.convert("RGB").crop((0, 0, *plain.size)), PICTURE_PX)
     except (OSError, UnidentifiedImageError):
         return '<span class="small">(no overview)</span><br>'
-    small.thumbnail((PICTURE_PX, PICTURE_PX))
     content = io.BytesIO()
     small.save(content, "JPEG", quality=80, optimize=True)
     data = base64.b64encode(content.getvalue()).decode()
@@ -183,8 +199,16 @@ def _numbers(manifest: SlideManifest | None, review: int) -> list[str]:
         _number(review, "d"),
         _number(found.mean_probability, ".2f"),
         _number(spread, ".3f"),
-        _number(slide.mpp, ".4g", f'<br><span class="small">{escape(slide.mpp_source)}</span>'),
+        _number(slide.mpp, ".4g", f'<br><span class="small">{_source(slide.mpp_source)}</span>'),
     ]
+
+
+def _source(mpp_source: str) -> str:
+    """Where microns per pixel come from; the name of the file's own field only shows under the pointer."""
+    said = escape(mpp_source)
+    if mpp_source in BY_HAND or mpp_source.startswith("objective"):
+        return _whole_options(said)
+    return f'<span title="{said}">from the file</span>'
 
 
 def _number(value: float | None, form: str, more: str = "") -> str:

@@ -303,7 +303,7 @@ const frame = (scale, x, y) => ({ratio: 2, scale, corner: [x, y], size: [800, 60
 import("/page/outlines.js").then(({ Outlines }) => {
   const outlines = new Outlines();
   Object.assign(outlines.canvas, {width: 800, height: 600});
-  outlines.show({features}, [0, 0]);
+  outlines.show({features}, [0, 0], new Set(["island"]));
   answer((() => { BODY })());
 });
 """
@@ -314,6 +314,12 @@ def test_the_region_under_the_pointer_is_the_smallest_and_none_in_a_hole(page: B
     body = f"return {places}.map(([x, y]) => outlines.at(x, y)?.id ?? null)"
     found = page.execute_async_script(OUTLINES.replace("BODY", body))
     assert found == ["ring", None, "island", None, "circle"]
+
+
+def test_a_region_that_the_list_has_to_review_is_orange_whatever_its_class(page: Browser) -> None:
+    body = "return outlines.regions.map((one) => one.color)"
+    found = page.execute_async_script(OUTLINES.replace("BODY", body))
+    assert found == ["rgb(200 0 0)", "rgb(255 170 0)", "rgb(200 0 0)"]
 
 
 def test_an_outline_of_many_vertices_is_drawn_to_the_pixel_and_moves_with_the_slide(page: Browser) -> None:

@@ -3,6 +3,7 @@
 
 const DOT_PX = 4; // a region that would be smaller is drawn as a dot, so that none is overlooked
 const PIECE = 64; // vertices drawn as one path: browsers take far more than twice as long for one twice as long
+const REVIEW = "rgb(255 170 0)"; // whatever its class: a class of its own is an option for QuPath
 const HEAVY = 20000; // so many vertices are not drawn anew for every frame of a movement
 
 /** The bounds [left, top, right, bottom] of vertices that lie flat in an array: x, y, x, y … */
@@ -17,7 +18,7 @@ function bounds(flat) {
   return found;
 }
 
-function region(feature, corner) {
+function region(feature, corner, review) {
   const { type, coordinates } = feature.geometry;
   const parts = type === "MultiPolygon" ? coordinates : [coordinates];
   const rings = parts.flat().map((ring) => Float64Array.from(ring.flatMap(([x, y]) => [x - corner[0], y - corner[1]])));
@@ -27,7 +28,7 @@ function region(feature, corner) {
   return {
     id: feature.id,
     name: classification?.name ?? "unclassified",
-    color: `rgb(${r} ${g} ${b})`,
+    color: review.has(feature.id) ? REVIEW : `rgb(${r} ${g} ${b})`,
     measurements: measurements ?? {},
     rings,
     box: [0, 1, 2, 3].map((side) => (side < 2 ? Math.min : Math.max)(...boxes.map((one) => one[side]))),
@@ -97,10 +98,10 @@ export class Outlines {
     this.heavy = false; // whether it took long
   }
 
-  /** Take the features of a GeoJSON collection; `corner` is taken from their coordinates. */
-  show(collection, corner) {
+  /** Take the features of a GeoJSON collection; `corner` is taken from their coordinates, `review` has the ids to review. */
+  show(collection, corner, review) {
     const drawable = collection.features.filter((one) => one.geometry?.type.endsWith("Polygon"));
-    this.regions = drawable.map((one) => region(one, corner));
+    this.regions = drawable.map((one) => region(one, corner, review));
     this.byId = new Map(this.regions.map((one) => [one.id, one]));
   }
 

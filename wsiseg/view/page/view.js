@@ -28,7 +28,7 @@ async function open() {
     const [rows, collection] = await Promise.all([ask(`${address}/review`), ask(`${address}/outlines`)]);
     if (now !== mine) return;
     now.rows = rows;
-    outlines.show(collection, facts.corner);
+    outlines.show(collection, facts.corner, new Set(rows.filter((row) => row.review).map((row) => row.id)));
     walkable();
     await find(address, mine);
   } catch (error) {
@@ -60,6 +60,8 @@ function describe(facts) {
   const part = facts.tissue_fraction === null ? "" : ` (${(100 * facts.tissue_fraction).toFixed(1)} % of the tissue)`;
   const found = facts.regions ? `Tumour ${mm2(facts.tumor_mm2)}${part}` : "No tumour outlined";
   the("found").textContent = facts.note ? `${found}: ${facts.note}.` : `${found}.`;
+  the("to-review").hidden = facts.networks === 1;
+  the("review-limit").textContent = share(facts.review_above);
   the("flags").replaceChildren(...facts.flags.map((flag) => element("li", "", flag)));
   tell("");
   const lines = [
