@@ -420,7 +420,7 @@ def test_the_overview_shows_the_rim_of_the_tissue_where_it_lies(tmp_path: Path) 
     assert teal_YX[rows[0] + 2 : rows[-1] - 1].sum() == rows[-1] - rows[0] - 3, "one pixel wide, on one side"
 
 
-@pytest.mark.parametrize(("height", "width"), [(1984, 40), (1984, 1984), (300, 1984), (50, 50)])
+@pytest.mark.parametrize(("height", "width"), [(1984, 40), (1984, 1984), (300, 1984), (50, 50), (300, 650)])
 def test_the_words_under_an_overview_are_whole_whatever_the_slides_shape(height: int, width: int) -> None:
     white = np.full((height, width, 3), 255, np.uint8)
     found = "tumour 1234.56 mm^2 of 2345.67 mm^2 tissue, 12345 regions (1234 to review); "

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -60,19 +59,15 @@ def draw_overview(
             draw(slide, regions, color)
     wide = max(width, LEAST_WIDE_PX)
     font = ImageFont.load_default(size=max(11, min(20, wide // 60)))
-    wide_px = wide - 2 * MARGIN_PX
     line_px = font.getbbox("(gµ)")[3] + 4
-    bar, key = _bar(mpp, width), _key(review_N, marks)
-    places = _laid([_wide(words, font) for words, _ in key], bar.px + _long(bar.words, font), wide_px)
-    rows = 1 + max(row for row, _ in places)
-    lines = _wrapped(caption, font, wide_px)
-    picture = Image.new("RGB", (wide, height + int(line_px) * (rows + len(lines)) + MARGIN_PX), PAPER)
+    lines = _wrapped(caption, font, wide - 2 * MARGIN_PX)
+    picture = Image.new("RGB", (wide, height + int(line_px) * (1 + len(lines)) + MARGIN_PX), PAPER)
     picture.paste(slide, (0, 0))
     pen, top = ImageDraw.Draw(picture), height + 4
-    _draw_bar(pen, (MARGIN_PX, top), bar, font)
-    for (words, kind), (row, left) in zip(key, places, strict=True):
-        _swatch(pen, (MARGIN_PX + left, top + row * line_px), words, kind, font)
-    for number, line in enumerate(lines, rows):
+    left = _scale_bar(pen, (MARGIN_PX, top), mpp, width, font)
+    for words, kind in _key(review_N, marks):
+        left = _swatch(pen, (left, top), words, kind, font)
+    for number, line in enumerate(lines, 1):
         _write(pen, (MARGIN_PX, top + number * line_px), line, font)
     return picture
 
@@ -176,25 +171,15 @@ def _wrapped(words: str, font: Font, most_px: int) -> list[str]:
     return lines
 
 
-@dataclass(frozen=True, slots=True)
-class _Bar:
-    """A scale bar: how long it is drawn, and what it says."""
-
-    px: float
-    words: str
-
-
-def _bar(mpp: float, width: int) -> _Bar:
-    """A bar of a round length, at most a quarter of the slide's ``width``."""
-    length_um = _round_length(width * mpp / 4)
-    return _Bar(length_um / mpp, f"{length_um / 1000:g} mm")
-
-
-def _draw_bar(pen: ImageDraw.ImageDraw, corner: Corner, bar: _Bar, font: Font) -> None:
+def _scale_bar(pen: ImageDraw.ImageDraw, corner: Corner, mpp: float, width: int, font: Font) -> float:
+    """A bar of a round length, at most a quarter of the slide's ``width``; where it ends with its words."""
     left, top = corner
+    length_um = _round_length(width * mpp / 4)
+    length, words = length_um / mpp, f"{length_um / 1000:g} mm"
     middle = top + font.getbbox("x")[3] / 2 + 1
-    pen.rectangle((left, middle - 2, left + bar.px, middle + 2), INK)
-    pen.text((left + bar.px + GAP_PX, top), bar.words, INK, font)
+    pen.rectangle((left, middle - 2, left + length, middle + 2), INK)
+    pen.text((left + length + GAP_PX, top), words, INK, font)
+    return left + length + GAP_PX + font.getlength(words) + 3 * MARGIN_PX
 
 
 def _key(review_N: npt.NDArray[np.bool_], marks: Sequence[Mark]) -> list[tuple[str, Kind]]:
@@ -204,24 +189,8 @@ def _key(review_N: npt.NDArray[np.bool_], marks: Sequence[Mark]) -> list[tuple[s
     return [("tumour", "tumour"), *review, *((called[mark], mark) for mark in marks)]
 
 
-def _laid(wide_N: Sequence[float], first: float, most: float) -> list[tuple[int, float]]:
-    """The row and the left end of things that wide, one after the other; in row 0 they begin after ``first``.
-
-    >>> _laid([30, 30, 30], 40, 100)
-    [(0, 58), (1, 0), (1, 48)]
-    """
-    places: list[tuple[int, float]] = []
-    row, left = 0, first + 3 * MARGIN_PX
-    for wide in wide_N:
-        if left + wide > most:
-            row, left = row + 1, 0
-        places.append((row, left))
-        left += wide + 3 * MARGIN_PX
-    return places
-
-
-def _swatch(pen: ImageDraw.ImageDraw, corner: Corner, words: str, kind: Kind, font: Font) -> None:
-    """A patch that looks like what it stands for, and its name."""
+def _swatch(pen: ImageDraw.ImageDraw, corner: Corner, words: str, kind: Kind, font: Font) -> float:
+    """A patch that looks like what it stands for, and its name; where that ends."""
     left, top = corner
     side = font.getbbox("x")[3]
     box = (left, top + 1, left + 1.5 * side, top + side)
@@ -236,16 +205,7 @@ def _swatch(pen: ImageDraw.ImageDraw, corner: Corner, words: str, kind: Kind, fo
         tint = tuple(round(255 + TINT * (part - 255)) for part in color)
         pen.rectangle(box, tint, color, max(2, int(side) // 6))
     pen.text((left + 1.5 * side + GAP_PX, top), words, INK, font)
-
-
-def _wide(words: str, font: Font) -> float:
-    """How wide a swatch is with its words."""
-    return 1.5 * font.getbbox("x")[3] + _long(words, font)
-
-
-def _long(words: str, font: Font) -> float:
-    """How long words are with the gap before them."""
-    return GAP_PX + font.getlength(words)
+    return left + 1.5 * side + GAP_PX + font.getlength(words) + 3 * MARGIN_PX
 
 
 def _write(pen: ImageDraw.ImageDraw, corner: Corner, words: str, font: Font) -> None:

@@ -126,11 +126,8 @@ def _summary(rows: list[_Row]) -> str:
     failed, some = len(rows) - len(done), sum(m.counts.polygons > 0 for m in done)
     latest = max((m.finished for m in done), default="")
     models = ", ".join(sorted({m.model.name for m in done}))
-    words = [
-        "1 slide" if len(rows) == 1 else f"{len(rows)} slides",
-        f"{failed} failed",
-        f"tumour outlined on {some}",
-    ]
+    slides = "1 slide" if len(rows) == 1 else f"{len(rows)} slides"
+    words = [slides, f"{failed} failed", f"tumour outlined on {some}"]
     words += [f"model {models}"] if models else []
     words += [f"last finished {latest[:16].replace('T', ' ')} UTC"] if latest else []
     return escape("; ".join(words) + ".")

@@ -17,6 +17,7 @@ async function open() {
   const mine = (now = { key: slide.key, facts: null, rows: [], at: null });
   const address = `/slides/${slide.key}`;
   mark(slide.key);
+  delete the("slide").dataset.source; // that of the slide before says nothing of this one
   try {
     const facts = await ask(address);
     if (now !== mine) return;
