@@ -559,6 +559,40 @@ def test_the_flags_are_in_the_record_the_summary_and_the_report(tmp_path: Path) 
     assert SlideManifest.read(tmp_path / "a" / "slide.json").flags == every[:1], "asked again, judged again"
 
 
+def test_outlined_again_a_slides_row_of_the_summary_says_what_its_record_says(tmp_path: Path) -> None:
+    run = RunRecord(tmp_path / "out", [], {})
+    for name in ("sub/a", "b"):
+        done = finished(tmp_path / "out" / name)
+        run.add(Outcome(SlideInput(Path(name), name), "done", tmp_path / "out" / name, done))
+    run.add(Outcome(SlideInput(Path("z"), "z"), "failed", tmp_path / "out" / "z", reason="no"))
+    foreign = tmp_path / "out" / "sub" / "summary.csv"
+    foreign.write_text("patient,age\n1,2\n")
+    before = {row["slide"]: row for row in rows(tmp_path / "out" / "summary.csv")}
+    done = reoutline(tmp_path / "out" / "sub" / "a", {"threshold": 0.35})
+    after = {row["slide"]: row for row in rows(tmp_path / "out" / "summary.csv")}
+    assert {name: after[name] for name in ("b", "z")} == {name: before[name] for name in ("b", "z")}
+    assert (before["sub/a"]["threshold"], after["sub/a"]["threshold"]) == ("0.5", "0.35")
+    assert float(after["sub/a"]["tumor_mm2"]) == pytest.approx(done.result.tumor_mm2, rel=1e-5)
+    assert float(after["sub/a"]["tumor_mm2"]) > float(before["sub/a"]["tumor_mm2"])
+    assert (after["sub/a"]["status"], after["sub/a"]["polygons"]) == ("done", "3")
+    assert foreign.read_text() == "patient,age\n1,2\n"
+
+
+def test_what_cannot_be_outlined_or_checked_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        finished(tmp_path / name)
+    (tmp_path / "a" / "ledger.jsonl").unlink()
+    again = wsiseg("polygons", tmp_path / "a", tmp_path / "none", tmp_path / "c", "--threshold", 0.35)
+    assert again.exit_code == 1
+    assert [line for line in again.stderr.splitlines() if "failed" in line] == again.stderr.splitlines()
+    assert [str(tmp_path / name) in again.stderr for name in ("a", "none", "c")] == [True, True, False]
+    assert SlideManifest.read(tmp_path / "c" / "slide.json").polygon_options["threshold"] == 0.35
+    looked = wsiseg("check", tmp_path / "none.geojson", tmp_path / "c" / "tumor.geojson")
+    assert looked.exit_code == 1
+    assert "none.geojson" in looked.stderr
+    assert "QuPath will import it" in looked.stdout
+
+
 def test_the_summary_is_sorted_by_name_whatever_came_first(tmp_path: Path) -> None:
     names = ["b", "a/c", "B", "ä", "a"]
     run = RunRecord(tmp_path, [], {})

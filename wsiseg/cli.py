@@ -22,7 +22,7 @@ from wsiseg.cli_pretrain import pretrain
 from wsiseg.cli_results import polygons, report
 from wsiseg.cli_train import compare, evaluate, patches, train
 from wsiseg.cli_view import view
-from wsiseg.errors import OutputError, WsisegError
+from wsiseg.errors import GeoJSONError, OutputError, WsisegError
 from wsiseg.interruption import CTRL_C, Interruption, heeded, leave
 from wsiseg.options import ClusterOptions, InputOptions, MapOptions, PolygonOptions
 
@@ -281,7 +281,12 @@ def check(files: tuple[Path, ...], *, as_json: bool) -> None:
 
     refused = False
     for path in files:
-        problems = look(path)
+        try:
+            problems = look(path)
+        except GeoJSONError as error:
+            refused = True
+            click.echo(f"{path}: failed: {error}", err=True)
+            continue
         errors = [problem for problem in problems if problem.severity == "error"]
         refused |= bool(errors)
         if as_json:

@@ -3,13 +3,14 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsiseg.cli_options import add_changes
-from wsiseg.errors import UsageError
+from wsiseg.errors import OutputError, UsageError
 from wsiseg.options import PolygonOptions
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ __all__ = ["polygons", "report"]
 def polygons(folders: tuple[Path, ...], *, sweep: bool, as_json: bool, **options: Any) -> None:
     """Outline finished slides again from their stored maps, in seconds; the slide is not needed.
 
-    FOLDER is a slide's result (OUT/<slide>). What no option names stays as it was.
+    FOLDER is a slide's result (OUT/<slide>). What no option names stays as it was. The slide's row in
+    OUT/summary.csv is renewed too; OUT/report.html by wsiseg report OUT.
 
     Example: wsiseg polygons results/slide --threshold 0.35 --min-area 10000
     """
@@ -38,11 +40,18 @@ def polygons(folders: tuple[Path, ...], *, sweep: bool, as_json: bool, **options
     if sweep and "threshold" in given:
         msg = "--sweep tries many thresholds: leave --threshold out"
         raise UsageError(msg)
+    failed = False
     for folder in folders:
-        if sweep:
-            _tell_sweep(folder, list(reoutline.sweep(folder, given)), as_json=as_json)
-        else:
-            _tell(folder, reoutline.reoutline(folder, given), as_json=as_json)
+        try:
+            if sweep:
+                _tell_sweep(folder, list(reoutline.sweep(folder, given)), as_json=as_json)
+            else:
+                _tell(folder, reoutline.reoutline(folder, given), as_json=as_json)
+        except OutputError as error:
+            failed = True
+            click.echo(f"{folder}: failed: {error}", err=True)
+    if failed:
+        sys.exit(1)
 
 
 def _tell(folder: Path, manifest: "SlideManifest", *, as_json: bool) -> None:

@@ -66,11 +66,7 @@ class Place:
         try:
             yield self
         finally:
-            try:
-                with suppress(OSError):  # on a disk that turned read-only it stays, held by nobody
-                    lock.unlink(missing_ok=True)
-            finally:
-                os.close(handle)
+            _give_back(lock, handle)
 
     def finished(self, plan: Plan, polygon_key: str) -> bool:
         """Whether the slide is done with these very settings.
@@ -162,8 +158,14 @@ def alone_with(file: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
+        _give_back(lock, handle)
+
+
+def _give_back(lock: Path, handle: int) -> None:
+    try:
+        with suppress(OSError):  # on a disk that turned read-only it stays, held by nobody
             lock.unlink(missing_ok=True)
+    finally:
         os.close(handle)
 
 

@@ -1,7 +1,5 @@
 """What a run leaves in OUT besides its slides: summary, record of the run, reasons of failures."""
 
-import csv
-import io
 import json
 import os
 import socket
@@ -11,19 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wsiseg.errors import OutputError
 from wsiseg.location import Location, Remote, located
 from wsiseg.manifest import remove, versions, write_whole
-from wsiseg.place import alone_with
 from wsiseg.run import Outcome
+from wsiseg.summary import Row, facts, read_summary, update_summary
 
 __all__ = ["RunRecord"]
-
-COLUMNS = (
-    "slide", "status", "reason", "flags", "tumor_mm2", "tissue_mm2", "tissue_fraction", "polygons",
-    "mean_probability", "disagreement", "unreadable_mm2", "mpp", "mpp_source", "seconds",
-)  # fmt: skip
-SUMMARY = "summary.csv"
 
 
 @dataclass
@@ -40,12 +31,12 @@ class RunRecord:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:
-        self.rows: dict[str, dict[str, object]] = {}
+        self.rows: dict[str, Row] = {}
         self.totals: dict[str, float] = {"done": 0, "skipped": 0, "failed": 0, "patches": 0, "tumor_mm2": 0.0}
         self.models: dict[str, dict[str, str]] = {}
         self.devices: set[str] = set()
         self.unwritten: set[str] = set()
-        _rows(self.out / SUMMARY)  # refused now, if ever
+        read_summary(self.out)  # refused now, if ever
 
     @property
     def command(self) -> list[str]:
@@ -70,11 +61,7 @@ class RunRecord:
             write_whole(failure, (json.dumps(about, indent=2) + "\n").encode())
         else:
             remove(failure)
-            found = manifest.result.model_dump(exclude={"note"})
-            words = {"reason": manifest.result.note, "flags": "; ".join(manifest.flags)}
-            facts = {"mpp": manifest.slide.mpp, "mpp_source": manifest.slide.mpp_source}
-            rest = {"polygons": manifest.counts.polygons, "seconds": manifest.seconds.get("total")}
-            self.rows[name] |= {key: _short(value) for key, value in (found | facts | rest | words).items()}
+            self.rows[name] |= facts(manifest)
             self.models[manifest.model.name] = manifest.model.weights
             self.devices.add(manifest.device)
             self.totals["patches"] += manifest.counts.patches
@@ -82,14 +69,7 @@ class RunRecord:
         self._write_summary()
 
     def _write_summary(self) -> None:
-        """Put the new rows among those that are there: another run may be at work in the same folder."""
-        summary, text = self.out / SUMMARY, io.StringIO(newline="")
-        table = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
-        table.writeheader()
-        with alone_with(summary):
-            every = {**_rows(summary), **{name: self.rows[name] for name in self.unwritten}}
-            table.writerows(every[name] for name in sorted(every))
-            write_whole(summary, text.getvalue().encode())
+        update_summary(self.out, {name: self.rows[name] for name in self.unwritten})
         self.unwritten.clear()
 
     def finish(self, how: str) -> None:
@@ -120,15 +100,6 @@ class RunRecord:
         write_whole(self.out / name, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def _short(value: object) -> object:
-    """A figure with the digits that a table needs: six; all others stand in ``slide.json``.
-
-    >>> _short(0.010027170181274414), _short(3), _short("a")
-    (0.0100272, 3, 'a')
-    """
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
 def _without_folder(reason: str, path: Location) -> str:
     """A reason that names the slide's file alone: a folder's name may say whose slide it is.
 
@@ -140,15 +111,3 @@ def _without_folder(reason: str, path: Location) -> str:
     for folder in (path.absolute().parent, path.parent):
         reason = reason.replace(f"{folder}{os.sep}", "") if folder.name else reason
     return reason
-
-
-def _rows(path: Path) -> dict[str, dict[str, object]]:
-    """What an earlier run's summary says."""
-    if not path.exists():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {str(row["slide"]): dict(row) for row in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
-        msg = f"{path} is not a summary of ours ({error}): move it away, or choose another folder with -o"
-        raise OutputError(msg) from error

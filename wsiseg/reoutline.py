@@ -13,6 +13,7 @@ from wsiseg.ledger import Done, Ledger
 from wsiseg.manifest import SlideManifest
 from wsiseg.place import LEDGER, MANIFEST, MAP, Place
 from wsiseg.polygons import Regions, join, outline, threshold_u8
+from wsiseg.summary import renew
 
 __all__ = ["SWEEP", "Swept", "outlines", "reoutline", "sweep"]
 
@@ -31,7 +32,7 @@ class Swept:
 
 
 def reoutline(folder: Path, given: Mapping[str, Any]) -> SlideManifest:
-    """Outline a finished slide again and replace its files, one by one, its record last.
+    """Outline a finished slide again and replace its files, one by one, then its record and its row.
 
     ``given`` are fields of ``PolygonOptions``; what is not given stays as it was.
 
@@ -51,6 +52,7 @@ def reoutline(folder: Path, given: Mapping[str, Any]) -> SlideManifest:
         seconds = {**done.seconds, "outlined again": round(time.perf_counter() - start, 3)}
         done = done.model_copy(update={"seconds": seconds})
         done.write(folder / MANIFEST)
+        renew(folder, done)
     return done
 
 

@@ -26,10 +26,11 @@ from wsiseg.manifest import SlideManifest, write_whole
 from wsiseg.overview import shrunk
 from wsiseg.place import MANIFEST, OVERVIEW
 from wsiseg.review import REVIEW, REVIEW_ABOVE
+from wsiseg.summary import SUMMARY
 
 __all__ = ["REPORT", "last_run", "result_folders", "to_review", "write_report"]
 
-REPORT, SUMMARY = "report.html", "summary.csv"
+REPORT = "report.html"
 PICTURE_PX = 480
 HEADS = (
     ("Slide", False), ("Status", False), ("Notes", False), ("Tumour, mm²", True), ("Of tissue, %", True),
