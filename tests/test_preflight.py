@@ -227,5 +227,5 @@ def test_a_piece_larger_than_the_file_is_refused_before_a_library_asks_for_its_m
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         counts = tiff.pages.first.tags["TileByteCounts"]
         counts.overwrite([*counts.value[:-1], 60_000])
-    with pytest.raises(SlideOpenError, match=r"greedy\.tif is damaged: a piece of it"):
+    with pytest.raises(SlideOpenError, match=r"greedy\.tif is damaged or cut short: a tile"):
         preflight(path)

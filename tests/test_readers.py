@@ -536,3 +536,40 @@ def test_a_giant_tile_is_refused_before_a_library_asks_for_its_memory(tmp_path: 
             tiff.pages.first.tags[name].overwrite(65_008)
     with pytest.raises(SlideOpenError, match="tiles of 65008 × 65008 pixels, too large"):
         open_slide(path, mpp=0.5)
+
+
+@pytest.mark.parametrize(
+    ("tile", "offset", "count", "why"),
+    [
+        (2, 0, None, "a tile is said to lie outside the file"),
+        (2, 10**9, None, "a tile is said to lie outside the file"),
+        (3, None, 60_000, "a tile is said to lie outside the file"),
+        (None, 0, 0, "holds none of its tiles"),
+    ],
+)
+def test_tiles_that_lie_nowhere_are_damage_before_a_library_makes_a_picture_of_them(
+    tmp_path: Path, tile: int | None, offset: int | None, count: int | None, why: str
+) -> None:
+    """OpenSlide would take a tile of bare pixels from the header, and none at all for a white slide."""
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, picture(256, 256), tile=(128, 128), photometric="rgb", metadata=None)
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.info.reader.startswith("openslide")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tags = tiff.pages.first.tags
+        for name, value in (("TileOffsets", offset), ("TileByteCounts", count)):
+            if value is not None:
+                old = tags[name].value
+                tags[name].overwrite([value if tile in {None, n} else one for n, one in enumerate(old)])
+    with pytest.raises(SlideOpenError, match=why):
+        open_slide(path, mpp=0.5)
+
+
+def test_a_compression_that_openslide_does_not_read_is_told_with_what_may(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    options = {"tile": (128, 128), "photometric": "rgb", "metadata": None, "compression": "jpeg2000"}
+    tifffile.imwrite(path, picture(256, 256), **options)
+    with pytest.raises(SlideOpenError, match=r"way that OpenSlide does not read .* --reader tiffslide"):
+        open_slide(path, mpp=0.5)
+    with open_slide(path, mpp=0.5, reader="tiffslide") as slide:
+        assert np.abs(slide.read(slide.info.extent, (256, 256)) - picture(256, 256).astype(int)).mean() < 5

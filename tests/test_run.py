@@ -23,6 +23,7 @@ from wsiseg.one_slide import Progress
 from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
 from wsiseg.pipeline import PREDICTORS, SLIDES
 from wsiseg.records import RunRecord
+from wsiseg.report import write_report
 from wsiseg.run import Batch, Outcome
 from wsiseg.testing import Darkness
 from wsiseg.workers import within
@@ -101,6 +102,30 @@ def test_a_slide_that_is_enlarged_is_warned_of_once_flagged_and_summed_up(
     with (tmp_path / "summary.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert said in row["flags"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such name")
+def test_a_name_that_is_no_utf_8_costs_nobody_anything(slide: Path, tmp_path: Path) -> None:
+    """Names are bytes: of an old disk, of a scanner with another alphabet; and a line feed is one of them."""
+    folder = tmp_path / "Jos\udce9"
+    folder.mkdir()
+    good, broken = folder / "good\udcff\n.svs", folder / "broken\udcff.svs"
+    shutil.copy(slide, good)
+    broken.write_text("no slide")
+    out = tmp_path / "out"
+    record = RunRecord(out, ["wsiseg", "segment", str(good)], {})
+    for outcome in run(batch(out), good, broken):
+        record.add(outcome)
+    record.finish("complete")
+    write_report(out)
+    rows = {row["slide"]: row for row in csv.DictReader((out / "summary.csv").open(newline=""))}
+    assert rows["good\\udcff\\n"]["status"] == "done"
+    assert rows["broken\\udcff"]["reason"].startswith("broken\\udcff.svs is of no format")
+    name = json.loads((out / "good\\udcff\\n" / "slide.json").read_text())["slide"]["name"]
+    assert name == "good\\udcff\\n.svs"
+    called = CliRunner().invoke(main, ["inspect", str(broken)])
+    assert called.exit_code == 1
+    assert len(called.stderr.splitlines()) == 1
 
 
 @contextmanager

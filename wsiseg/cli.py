@@ -24,13 +24,13 @@ from wsiseg.cli_train import compare, evaluate, patches, train
 from wsiseg.cli_view import view
 from wsiseg.errors import GeoJSONError, OutputError, WsisegError
 from wsiseg.interruption import CTRL_C, Interruption, heeded, leave
+from wsiseg.location import Location, printable
 from wsiseg.options import ClusterOptions, InputOptions, MapOptions, PolygonOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsiseg.inputs import SlideInput
-    from wsiseg.location import Location
     from wsiseg.run import Batch, Outcome
 
 __all__ = ["main"]
@@ -178,7 +178,10 @@ def _run(
             record.finish(how)
         finally:
             if len(inputs) > 1 and display.done:
-                click.echo("\n".join([count, *(f"  {o.slide.path}: {o.reason}" for o in failed)]), err=True)
+                click.echo(
+                    "\n".join([count, *(f"  {printable(str(o.slide.path))}: {o.reason}" for o in failed)]),
+                    err=True,
+                )
     return failed
 
 
@@ -225,7 +228,7 @@ def _tell(outcome: "Outcome", *, as_json: bool) -> None:
         about = {"slide": str(slide.path), "status": outcome.status, "reason": outcome.reason}
         click.echo(json.dumps({**about, "folder": str(outcome.folder), "record": record}))
     elif manifest is None:
-        click.echo(f"{slide.path}: failed: {outcome.reason}", err=True)
+        click.echo(f"{printable(str(slide.path))}: failed: {outcome.reason}", err=True)
     else:
         found = manifest.result
         tissue = "" if found.tissue_mm2 is None else f", tissue {found.tissue_mm2:.2f} mm²"
@@ -233,7 +236,7 @@ def _tell(outcome: "Outcome", *, as_json: bool) -> None:
         seconds = manifest.seconds.get("total", 0.0)
         regions = "1 region" if (count := manifest.counts.polygons) == 1 else f"{count} regions"
         click.echo(
-            f"{slide.path}: {again}tumor {found.tumor_mm2:.3f} mm²{tissue}, "
+            f"{printable(str(slide.path))}: {again}tumor {found.tumor_mm2:.3f} mm²{tissue}, "
             f"{regions}, {seconds:.0f} s -> {outcome.folder}"
         )
         if found.note:
@@ -262,7 +265,7 @@ def _inspect(slides: "tuple[Location, ...]", options: MapOptions, *, as_json: bo
             found: Inspection = inspect_slide(path, options)
         except WsisegError as error:
             failed = True
-            click.echo(f"{path}: {error}", err=True)
+            click.echo(printable(f"{path}: {error}"), err=True)
             continue
         click.echo(found.model_dump_json() if as_json else found.as_text())
     if failed:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from wsiseg.errors import UsageError
-from wsiseg.location import Location, Remote, located
+from wsiseg.location import Location, Remote, located, printable
 from wsiseg.place import MAP
 from wsiseg.readers.zarr_reader import is_zarr
 
@@ -71,16 +71,21 @@ def name_outputs(paths: Sequence[Location]) -> list[str]:
     >>> name_outputs([Path("a/x.svs"), Path("a/x.tif")])
     ['x.svs', 'x.tif']
     """
-    names = [path.stem for path in paths]
+    names = [printable(path.stem) for path in paths]
     count = Counter(names)
     folders = [_place(path).parts[:-1] for path in paths]
     shared = 0
     while all(len(parts) > shared for parts in folders) and len({parts[shared] for parts in folders}) == 1:
         shared += 1
-    longer = ["/".join((*parts[shared:], name)) for parts, name in zip(folders, names, strict=True)]
+    longer = [
+        "/".join((*map(printable, parts[shared:]), name)) for parts, name in zip(folders, names, strict=True)
+    ]
     named = [long if count[name] > 1 else name for name, long in zip(names, longer, strict=True)]
     again = Counter(named)
-    return [name + path.suffix if again[name] > 1 else name for name, path in zip(named, paths, strict=True)]
+    return [
+        name + printable(path.suffix) if again[name] > 1 else name
+        for name, path in zip(named, paths, strict=True)
+    ]
 
 
 def read_slide_list(path: Path) -> list[SlideInput]:

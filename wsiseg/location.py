@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
+from unicodedata import category
 from urllib.parse import SplitResult, unquote, urlsplit
 
-__all__ = ["Location", "Remote", "located"]
+__all__ = ["Location", "Remote", "located", "printable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,17 @@ class Remote:
 
 
 Location = Path | Remote
+
+
+def printable(text: str) -> str:
+    r"""A name as it can be shown and stored: bytes that are no UTF-8, and control characters, as escapes.
+
+    >>> printable("a\udcff\n.svs"), printable("組織.svs")
+    ('a\\udcff\\n.svs', '組織.svs')
+    """
+    return "".join(
+        one.encode("unicode_escape").decode() if category(one) in {"Cc", "Cs"} else one for one in text
+    )
 
 
 def located(text: str) -> Location:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wsiseg.location import Location, Remote, located
+from wsiseg.location import Location, Remote, located, printable
 from wsiseg.manifest import remove, versions, write_whole
 from wsiseg.run import Outcome
 from wsiseg.summary import Row, facts, read_summary, update_summary
@@ -51,13 +51,13 @@ class RunRecord:
         """
         name = outcome.slide.name
         self.totals[outcome.status] += 1
-        reason = outcome.reason.replace(f"{self.out.absolute()}{os.sep}", "")
+        reason = outcome.reason.replace(printable(f"{self.out.absolute()}{os.sep}"), "")
         reason = _without_folder(reason, outcome.slide.path)
         self.rows[name] = {"slide": name, "status": outcome.status, "reason": reason}
         self.unwritten.add(name)
         failure = outcome.folder.with_name(f"{outcome.folder.name}.failed.json")
         if (manifest := outcome.manifest) is None:
-            about = {**self.rows[name], "file": outcome.slide.path.name, "versions": versions()}
+            about = {**self.rows[name], "file": printable(outcome.slide.path.name), "versions": versions()}
             write_whole(failure, (json.dumps(about, indent=2) + "\n").encode())
         else:
             remove(failure)
@@ -109,5 +109,5 @@ def _without_folder(reason: str, path: Location) -> str:
     if isinstance(path, Remote):
         return reason.replace(str(path), path.name)
     for folder in (path.absolute().parent, path.parent):
-        reason = reason.replace(f"{folder}{os.sep}", "") if folder.name else reason
+        reason = reason.replace(printable(f"{folder}{os.sep}"), "") if folder.name else reason
     return reason

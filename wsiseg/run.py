@@ -16,6 +16,7 @@ from wsiseg.drawn import check_tissue_option
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.export import outlining
 from wsiseg.inputs import SlideInput
+from wsiseg.location import printable
 from wsiseg.machine import cores, visible_gpus
 from wsiseg.manifest import SlideManifest
 from wsiseg.one_slide import Job, Progress
@@ -127,10 +128,10 @@ class Batch:
             manifest, skipped = job.segment(recipe, folder, lambda progress: on_progress(slide, progress))
         except WsisegError as error:
             log.debug("%s failed", slide.path, exc_info=True)
-            return Outcome(slide, "failed", self.out / slide.name, reason=str(error))
+            return Outcome(slide, "failed", self.out / slide.name, reason=printable(str(error)))
         except Exception as error:
             log.exception("%s failed by a defect of wsiseg; please report it", slide.path)
-            reason = f"a defect of wsiseg, please report it: {type(error).__name__}: {error}"
+            reason = printable(f"a defect of wsiseg, please report it: {type(error).__name__}: {error}")
             return Outcome(slide, "failed", self.out / slide.name, reason=reason)
         finally:
             SLIDES.clear()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsiseg.errors import SlideOpenError, WsisegError
 from wsiseg.geometry import Box
-from wsiseg.location import Location, Remote, located
+from wsiseg.location import Location, Remote, located, printable
 from wsiseg.readers.files import check_extent, check_file, fingerprint
 from wsiseg.readers.levels import Levels, OpenLevels
 from wsiseg.readers.pyramid import PyramidSlide, damaged, downsamples
@@ -101,7 +101,7 @@ def _info(path: Location, levels: Levels, given: Mpp | None, known_fingerprint: 
     check_extent(path.name, first.width, first.height)
     whole = Box(0, 0, first.width, first.height)
     return SlideInfo(
-        name=path.name,
+        name=printable(path.name),
         width=first.width,
         height=first.height,
         bounds=(facts.bounds & whole if facts.bounds else whole) or whole,

@@ -5,7 +5,7 @@ first plane, of a fluorescence scan a black slide. No network here has seen such
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,16 @@ import tifffile
 
 from wsiseg.errors import SlideOpenError
 
-__all__ = ["TIFF", "check_light", "check_properties", "check_series", "check_tiff"]
+__all__ = [
+    "TIFF",
+    "check_alone",
+    "check_light",
+    "check_properties",
+    "check_series",
+    "check_tiff",
+    "ome_xml",
+    "planes_apart",
+]
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PAGES = 4096
@@ -85,9 +94,32 @@ def check_tiff(path: Path, *, series: bool) -> None:
         return
 
 
+def ome_xml(path: Path) -> str:
+    """The OME-XML of a TIFF; empty where there is none, or the file is too odd for tifffile."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return tiff.ome_metadata or ""
+    except Exception:  # noqa: BLE001 - tifffile's failures are not one family
+        return ""
+
+
+def planes_apart(path: Path) -> bool:
+    """Whether a TIFF keeps red, green and blue in separate planes; False where tifffile cannot tell."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return bool(tiff.pages.first.planarconfig.name == "SEPARATE")
+    except Exception:  # noqa: BLE001 - tifffile's failures are not one family
+        return False
+
+
 def _judge(name: str, tiff: Any, *, series: bool) -> None:
+    if len(tiff.pages) == 0:
+        msg = f"{name} is cut short: no picture in it can be found; copy it again"
+        raise SlideOpenError(msg)
     check_light(name, tiff)
     if series:
+        if tiff.is_ome:
+            check_alone(name, tiff.series[0], tiff.series)
         check_series(name, tiff.series[0])
     else:
         _check_page(name, tiff.pages.first)
@@ -134,6 +166,19 @@ def check_series(name: str, series: Any) -> None:
         if axis not in "YXS" and count > 1:
             raise SlideOpenError(_stack(name, count, AXES.get(axis, f"planes along {axis}")))
     _check_page(name, series.levels[0].keyframe)
+
+
+def check_alone(name: str, series: Any, every: Sequence[Any]) -> None:
+    """Refuse a file of several images of which the one to be read is not the greater part: label, then slide.
+
+    Raises:
+        SlideOpenError: with the reason.
+    """
+    others = [one for one in every if one is not series]
+    if sum(one.size for one in others) >= series.size:
+        what = ", ".join(f"{one.name or '?'} ({one.shape})" for one in every[:4])
+        msg = f"{name} holds {len(every)} images, {what}: which is the slide cannot be known; export it alone"
+        raise SlideOpenError(msg)
 
 
 def _check_page(name: str, page: Any) -> None:

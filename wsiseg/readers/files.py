@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tifffile
 
 from wsiseg.errors import SlideOpenError
@@ -21,6 +22,8 @@ logging.getLogger("tifffile").propagate = False  # it logs what the slide librar
 
 TILE_PX = 8192 * 8192
 """The largest tile that is taken on: 256 MiB when decoded to RGBA."""
+HEADER = 8
+"""Bytes at a TIFF's beginning in which no tile lies."""
 PAGES = 64
 """So many directories of a TIFF are looked at."""
 EXTENT_PX = 2**38
@@ -73,17 +76,29 @@ def _check_tiles(path: Path, head: bytes) -> None:
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = [page for page in islice(tiff.pages, PAGES) if page.is_tiled]
-            size = tiff.filehandle.size
-            beyond = any(max(page.databytecounts, default=0) > size for page in pages)
+            beyond = any(_beyond(page, tiff.filehandle.size) for page in pages)
+            bare = bool(pages) and tiff.pages.first is pages[0] and not any(pages[0].databytecounts)
             found = [f"{page.tilewidth} × {page.tilelength}" for page in pages if _tile_px(page) > TILE_PX]
     except Exception:  # noqa: BLE001 - whatever tifffile makes of a broken file, the slide libraries judge it
         return
     if beyond:
-        msg = f"{path.name} is damaged: a piece of it is said to be larger than the whole file; copy it again"
+        msg = f"{path.name} is damaged or cut short: a tile is said to lie outside the file; copy it again"
+        raise SlideOpenError(msg)
+    if bare:
+        msg = f"{path.name} holds none of its tiles: it was not written to its end; export or scan it again"
         raise SlideOpenError(msg)
     if found:
         msg = f"{path.name} is stored in tiles of {found[0]} pixels, too large to decode; re-save it tiled"
         raise SlideOpenError(msg)
+
+
+def _beyond(page: Any, size: int) -> bool:
+    """Whether a tile is said to lie in the file's header or past its end; one of no bytes lies nowhere."""
+    offsets_N, counts_N = (np.asarray(one, np.uint64) for one in (page.dataoffsets, page.databytecounts))
+    if len(offsets_N) != len(counts_N):
+        return False
+    held_N = counts_N > 0
+    return bool(((offsets_N < HEADER) | (counts_N > size) | (offsets_N + counts_N > size))[held_N].any())
 
 
 def _tile_px(page: Any) -> int:

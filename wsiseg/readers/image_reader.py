@@ -4,6 +4,7 @@ It is decoded whole when it is opened. Its pixels are taken in the order in whic
 stored: an EXIF orientation is not applied, so that outlines lie on the file's own pixels.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,8 @@ def _facts(picture: "ImageFile") -> Facts:
 
 def _decoded(picture: "ImageFile") -> npt.NDArray[np.uint8]:
     """All pixels (Y, X, 3), transparency over white."""
+    if isinstance(picture, JpegImageFile):
+        return _strictly(picture)
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return np.array(picture)
     if picture.mode == "L" and "transparency" not in picture.info:
@@ -130,4 +133,17 @@ def _decoded(picture: "ImageFile") -> npt.NDArray[np.uint8]:
     for top in range(0, height, ROWS):
         strip = picture.crop((0, top, width, min(top + ROWS, height))).convert("RGBA")
         rgb_YX3[top : top + ROWS] = flatten(np.asarray(strip))
+    return rgb_YX3
+
+
+def _strictly(picture: JpegImageFile) -> npt.NDArray[np.uint8]:
+    """The pixels (Y, X, 3) of a JPEG, grey or in colour; Pillow would make a picture of a damaged one.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    assert picture.fp is not None
+    picture.fp.seek(0)
+    library = import_module("simplejpeg")
+    rgb_YX3: npt.NDArray[np.uint8] = library.decode_jpeg(picture.fp.read(), "RGB", strict=True)
     return rgb_YX3

@@ -7,7 +7,7 @@ the same pixels for the same tissue.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.geometry import L0, Box
+from wsiseg.readers.resolution import ome_mpp
 
 __all__ = [
     "Facts",
@@ -26,9 +27,11 @@ __all__ = [
     "bounds_in",
     "first_level0",
     "flatten",
+    "flatten_weighed",
     "icc_said",
     "number",
     "whiten",
+    "with_ome_mpp",
 ]
 
 Box4 = tuple[int, int, int, int]
@@ -127,6 +130,19 @@ def flatten(rgba_YX4: npt.NDArray[np.uint8], background: tuple[int, ...] = WHITE
     return ((rgb * weight + np.array(background, np.uint32) * (255 - weight) + 127) // 255).astype(np.uint8)
 
 
+def flatten_weighed(
+    rgba_YX4: npt.NDArray[np.uint8], background: tuple[int, ...] = WHITE
+) -> npt.NDArray[np.uint8]:
+    """The same for colours that hold their alpha already (TIFF 6.0, "associated").
+
+    >>> flatten_weighed(np.array([[[50, 50, 50, 128]]], np.uint8)).tolist()
+    [[[177, 177, 177]]]
+    """
+    alpha = rgba_YX4[..., 3:].astype(np.uint16)
+    behind = (np.array(background, np.uint16) * (255 - alpha) + 127) // 255
+    return np.minimum(rgba_YX4[..., :3] + behind, 255).astype(np.uint8)
+
+
 def whiten(
     rgb_YX3: npt.NDArray[np.uint8], absent_YX: npt.NDArray[np.bool_], piece: tuple[int, int], box: Box4
 ) -> None:
@@ -156,6 +172,12 @@ def first_level0(at: int, downsample: float) -> int:
     while int(found / downsample) < at:
         found += 1
     return found
+
+
+def with_ome_mpp(facts: Facts, xml: str) -> Facts:
+    """The same facts with the resolution of an OME-XML, which counts before that of resolution tags."""
+    stated = ome_mpp(xml)
+    return facts if None in stated else replace(facts, mpp=stated, mpp_source="OME PhysicalSizeX")
 
 
 def icc_said(size: int) -> str:

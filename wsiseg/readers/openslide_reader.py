@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import openslide
 
-from wsiseg.readers.content import check_properties, check_tiff
-from wsiseg.readers.levels import Facts, Level, Raw, bounds_in, flatten, icc_said, number
+from wsiseg.errors import SlideOpenError
+from wsiseg.readers.content import check_properties, check_tiff, ome_xml, planes_apart
+from wsiseg.readers.levels import Facts, Level, Raw, bounds_in, flatten, icc_said, number, with_ome_mpp
 from wsiseg.readers.tile_index import TileIndex, trusted_index
 
 __all__ = ["OpenSlideLevels"]
 
+GENERIC = "generic-tiff"
+"""OpenSlide's word for a tiled TIFF of no vendor that it knows."""
 CACHE_BYTES = 64 << 20
 """Decoded tiles kept by a handle: neighbouring reads share tiles."""
 
@@ -27,20 +30,35 @@ class OpenSlideLevels:
     @staticmethod
     def knows(path: Path) -> bool:
         """Whether OpenSlide knows the format of a file, be it readable or not."""
-        return path.is_file() and openslide.OpenSlide.detect_format(str(path)) is not None
+        vendor = openslide.OpenSlide.detect_format(str(path)) if path.is_file() else None
+        if vendor == GENERIC and ome_xml(path):  # it would see one level of an OME-TIFF, and no resolution
+            return planes_apart(path)
+        return vendor is not None
 
     def __init__(self, path: Path, *, past: bool = True) -> None:
         """Open a slide; without ``past`` OpenSlide itself decodes every tile."""
         self._tiles: TileIndex | None = None
-        self._slide = openslide.OpenSlide(str(path))
+        try:
+            self._slide = openslide.OpenSlide(str(path))
+        except openslide.OpenSlideError as error:
+            if "compression" not in str(error):
+                raise
+            msg = (
+                f"{path.name} is compressed in a way that OpenSlide does not read ({error}); "
+                "try --reader tiffslide, or re-save it in JPEG tiles"
+            )
+            raise SlideOpenError(msg) from error
         try:
             properties: dict[str, str] = dict(self._slide.properties)
             check_properties(path.name, properties)
-            check_tiff(path, series=properties.get("openslide.vendor") == "generic-tiff")
+            generic = properties.get("openslide.vendor") == GENERIC
+            check_tiff(path, series=generic)
             self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
             self._downsamples: tuple[float, ...] = self._slide.level_downsamples
             self._background = tuple(bytes.fromhex(properties.get("openslide.background-color", "FFFFFF")))
             self._facts = _facts(self._slide, properties)
+            if generic:
+                self._facts = with_ome_mpp(self._facts, ome_xml(path))
             if past:
                 self._go_past(path)
         except BaseException:

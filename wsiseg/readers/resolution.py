@@ -5,11 +5,12 @@ that is given but implausible is refused: it is never passed over in silence for
 """
 
 import re
+from html import unescape
 from typing import NamedTuple
 
 from wsiseg.errors import ResolutionError
 
-__all__ = ["UM", "Mpp", "choose_mpp", "ome_mpp"]
+__all__ = ["OME_UM", "UM", "Mpp", "choose_mpp", "ome_mpp"]
 
 LEAST, MOST = 0.1, 2.0
 """Plausible microns per level-0 pixel: 100x oil to a 5x overview."""
@@ -25,7 +26,9 @@ UM = {
     "inch": 25_400.0,
 }
 """Micrometres per unit of length, by the names that NGFF takes from UDUNITS-2."""
-OME_UM = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+OME_UM = {
+    "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25_400.0,
+}  # fmt: skip
 """The same by the signs of OME-XML, the micro sign and the Greek letter alike."""
 USUAL = "(0.25 is usual at 40x, 0.5 at 20x)"
 
@@ -106,7 +109,7 @@ def ome_mpp(xml: str) -> tuple[float | None, float | None]:
     (0.25, None)
     """
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
-    said = dict(re.findall(r'(\w+)="([^"]*)"', pixels.group())) if pixels else {}
+    said = dict(re.findall(r'(\w+)="([^"]*)"', unescape(pixels.group()))) if pixels else {}
 
     def along(axis: str) -> float | None:
         um = OME_UM.get(said.get(f"PhysicalSize{axis}Unit", "µm"))

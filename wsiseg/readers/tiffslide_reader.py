@@ -14,7 +14,7 @@ import tiffslide
 
 from wsiseg.errors import SlideOpenError
 from wsiseg.location import Location, Remote
-from wsiseg.readers.content import TIFF, check_light, check_series, check_tiff
+from wsiseg.readers.content import TIFF, check_alone, check_light, check_series, check_tiff, planes_apart
 from wsiseg.readers.levels import (
     Facts,
     Level,
@@ -22,17 +22,21 @@ from wsiseg.readers.levels import (
     bounds_in,
     first_level0,
     flatten,
+    flatten_weighed,
     icc_said,
     number,
     whiten,
+    with_ome_mpp,
 )
-from wsiseg.readers.resolution import ome_mpp
+from wsiseg.readers.tile_index import TileIndex, agrees, index_of
 
 __all__ = ["TiffSlideLevels"]
 
 CHUNK_BYTES = 1 << 30
 """The largest tile or strip, decoded, that is taken on."""
 ICC_TAG = 34675
+UNASSOCIATED = 2
+"""ExtraSamples of an alpha by which the colours are not multiplied yet; others are, as OpenSlide has it."""
 
 
 class TiffSlideLevels:
@@ -52,9 +56,20 @@ class TiffSlideLevels:
         if path.suffix.lower() == ".vsi":
             msg = f"{path.name} is an Olympus VSI: only its preview could be read; export it as OME-TIFF"
             raise SlideOpenError(msg)
+        if not isinstance(path, Remote) and planes_apart(path):
+            msg = (
+                f"{path.name} keeps red, green and blue in planes apart, which tiffslide does not read; "
+                "re-save it interleaved"
+            )
+            raise SlideOpenError(msg)
+        self._tiles: TileIndex | None = None
+        self._past = False
+        self._facts: Facts
         self._slide = tiffslide.TiffSlide(path.url if isinstance(path, Remote) else str(path))
         try:
-            self._look(path.name)
+            pages = self._look(path.name)
+            if not isinstance(path, Remote):
+                self._be_strict(path, pages)
         except BaseException:
             self.close()
             raise
@@ -66,6 +81,10 @@ class TiffSlideLevels:
 
     def read_level(self, level: int, box: tuple[int, int, int, int]) -> Raw:
         """The pixels ``x, y, w, h`` of one level; white where the file has no tile."""
+        if self._tiles is not None:
+            strictly = self._tiles.read(level, box)  # raises where a tile is damaged
+            if self._past:
+                return Raw(strictly)
         x, y, w, h = box
         downsample: float = self._slide.level_downsamples[level]
         at = (first_level0(x, downsample), first_level0(y, downsample))
@@ -76,7 +95,7 @@ class TiffSlideLevels:
             case 3:
                 rgb = np.array(read)
             case _:
-                rgb = flatten(read)
+                rgb = (flatten_weighed if self._weighed else flatten)(read)
         absent_YX = self._absent[level]
         if absent_YX is not None:
             whiten(rgb, absent_YX, self._pieces[level], box)
@@ -84,15 +103,30 @@ class TiffSlideLevels:
 
     def close(self) -> None:
         """Give the file back."""
+        if self._tiles is not None:
+            self._tiles.close()
         self._slide.close()
 
-    def _look(self, name: str) -> None:
-        """Judge structure and content, and take the facts."""
+    def _be_strict(self, path: Path, pages: list[Any]) -> None:
+        """Have JPEG tiles decoded so that damage is told, which tiffslide passes over.
+
+        Where the strict decoder gives tiffslide's pixels, its own are taken; elsewhere it looks
+        at every tile that tiffslide decodes.
+        """
+        tiles = index_of(path, pages)
+        if tiles is not None:
+            self._past = agrees(tiles, self)
+            self._tiles = tiles
+            self._facts = replace(self._facts, reader=f"{self._facts.reader}+{tiles.version}")
+
+    def _look(self, name: str) -> list[Any]:
+        """Judge structure and content, and take the facts; the first page of every level."""
         tiff = self._slide.ts_tifffile
         series = tiff.series[int(self._slide.properties.get("tiffslide.series-index") or 0)]
         pages = [level.keyframe for level in series.levels]
         _check_place(name, tiff, series)
         check_light(name, tiff)
+        check_alone(name, series, tiff.series)
         check_series(name, series)
         _check_structure(name, tiff, pages)
         self._pieces = [page.chunks[:2] for page in pages]
@@ -100,9 +134,10 @@ class TiffSlideLevels:
         properties = self._slide.properties
         icc = pages[0].tags.get(ICC_TAG)
         self._facts = _facts(self._slide, properties, 0 if icc is None else icc.count)
-        stated = ome_mpp(tiff.ome_metadata or "") if series is tiff.series[0] else (None, None)
-        if None not in stated:  # tiffslide knows the resolution tags only
-            self._facts = replace(self._facts, mpp=stated, mpp_source="OME PhysicalSizeX")
+        if series is tiff.series[0]:  # tiffslide knows the resolution tags only
+            self._facts = with_ome_mpp(self._facts, tiff.ome_metadata or "")
+        self._weighed = any(alpha != UNASSOCIATED for alpha in pages[0].extrasamples)
+        return pages
 
 
 def _check_place(name: str, tiff: Any, series: Any) -> None:

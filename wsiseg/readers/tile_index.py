@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ import tifffile
 from wsiseg.readers.levels import WHITE, Level, Levels, OpenLevels
 from wsiseg.resample import resize
 
-__all__ = ["TileIndex", "trusted_index"]
+__all__ = ["TileIndex", "agrees", "index_of", "trusted_index"]
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,29 @@ def trusted_index(
         log.info("%s: OpenSlide decodes its tiles itself: %s", path.name, error)
         return None
     return index
+
+
+def index_of(path: Path, pages: Sequence[Any]) -> "TileIndex | None":
+    """The index of levels, by their first pages in tifffile; None where they are not plain JPEG.
+
+    It is as strict as OpenSlide; whether its colours are another library's, ``agrees`` says.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if find_spec("simplejpeg") is None or not all(map(_is_plain, pages)):
+        return None
+    return TileIndex(path, tuple(map(_grid, pages)))
+
+
+def agrees(index: "TileIndex", slide: Levels) -> bool:
+    """Whether a library gives the same pixels for the fullest tiles of every level, all of them whole."""
+    try:
+        _compare(index, slide)
+    except Exception as error:  # noqa: BLE001 - a damaged tile is told of when it is read
+        log.info("the library decodes its tiles itself: %s", error)
+        return False
+    return True
 
 
 class TileIndex:
@@ -190,7 +213,7 @@ class TileIndex:
             msg = f"tile {number} is no JPEG"
             raise ValueError(msg)
         tile_YX3: Pixels = self._decode(grid.head + stored[len(START) :], "RGB", strict=True)
-        if tile_YX3.shape != shape:
+        if tile_YX3.shape not in {shape, (grid.box(number)[3], *shape[1:])}:  # a last strip is shorter
             msg = f"tile {number} has {tile_YX3.shape} pixels, not {shape}"
             raise ValueError(msg)
         return tile_YX3
@@ -229,8 +252,8 @@ def _grid(page: Any) -> _Grid:
     return _Grid(
         width=page.imagewidth,
         height=page.imagelength,
-        tile_w=page.tilewidth,
-        tile_h=page.tilelength,
+        tile_w=page.chunks[1],
+        tile_h=page.chunks[0],
         offsets_N=np.asarray(page.dataoffsets, np.int64),
         counts_N=np.asarray(page.databytecounts, np.int64),
         head=START + ADOBE + bytes([page.photometric == YCBCR]) + tables[len(START) : -2],

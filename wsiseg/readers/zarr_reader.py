@@ -20,7 +20,7 @@ import zarr
 
 from wsiseg.errors import SlideOpenError
 from wsiseg.readers.levels import Facts, Level, Raw, whiten
-from wsiseg.readers.resolution import UM
+from wsiseg.readers.resolution import OME_UM, UM
 
 __all__ = ["ZarrLevels", "is_zarr"]
 
@@ -55,6 +55,9 @@ class ZarrLevels:
         _check_axes(path.name, self._axes)
         group = zarr.open_group(path, mode="r", use_consolidated=False)
         datasets = image["datasets"]
+        if lost := [one["path"] for one in datasets if one["path"] not in group]:
+            msg = f"{path.name} has lost its level {lost[0]!r}: copy it again"
+            raise SlideOpenError(msg)
         self._arrays = [cast("zarr.Array[Any]", group[one["path"]]) for one in datasets]
         for array in self._arrays:
             _check_array(path.name, array, self._axes)
@@ -146,8 +149,11 @@ def _attributes(path: Path) -> dict[str, Any]:
 def _image(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
     """The first multiscale image of a group, which is the one meant where nothing is said."""
     if "multiscales" in attributes and "image-label" not in attributes:
-        image: dict[str, Any] = attributes["multiscales"][0]
-        return image
+        image: dict[str, Any] = next(iter(attributes["multiscales"]), {})
+        if image.get("axes") and image.get("datasets"):
+            return image
+        msg = f"{path.name} names no image, or one without axes or levels, in its metadata; convert it again"
+        raise SlideOpenError(msg)
     if "bioformats2raw.layout" in attributes:
         msg = f"{path.name} holds several images; give the one that is the slide, such as {path.name}/0"
     elif "plate" in attributes or "well" in attributes:
@@ -207,7 +213,8 @@ def _mpp(image: dict[str, Any], axes: list[str]) -> tuple[float | None, float | 
     def along(axis: str) -> float | None:
         at = axes.index(axis)
         said = image["axes"][at]
-        unit = UM.get(str(said.get("unit")).lower()) if isinstance(said, dict) else None
+        named = str(said.get("unit")) if isinstance(said, dict) else ""
+        unit = UM.get(named.lower(), OME_UM.get(named))
         return None if unit is None or not scales else math.prod(float(one[at]) for one in scales) * unit
 
     return along("x"), along("y")
