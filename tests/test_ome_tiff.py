@@ -12,6 +12,7 @@ from wsiseg.errors import SlideOpenError, SlideReadError
 from wsiseg.readers import open_slide
 from wsiseg.readers.preflight import preflight
 from wsiseg.readers.resolution import ome_mpp
+from wsiseg.readers.tile_index import TileIndex
 from wsiseg.testing.conformance import drawn
 
 Rgb = npt.NDArray[np.uint8]
@@ -115,14 +116,13 @@ def test_a_damaged_jpeg_tile_is_told_of(
         whole(torn(path, how))
 
 
-def test_where_the_colours_of_jpeg_tiles_are_disputed_tiffslides_are_taken(tmp_path: Path) -> None:
-    """Tiles that are YCbCr and say so, in a file that calls them RGB."""
-    path = write(tmp_path / "x.ome.tif", RGB_YX3, **JPEG)
-    with tifffile.TiffFile(path, mode="r+b") as tiff:
-        tiff.pages.first.tags["PhotometricInterpretation"].overwrite(2)
-    with tifffile.TiffFile(path) as tiff:
-        theirs_YX3 = tiff.series[0].asarray()
-    assert np.array_equal(whole(path)[0], theirs_YX3)
+def test_where_the_strict_decoder_gives_other_colours_tiffslides_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = write(tmp_path / "x.ome.tif", RGB_YX3, **JPEG), TileIndex.read
+    expected_YX3, _ = whole(path)
+    monkeypatch.setattr(TileIndex, "read", lambda *given: read(*given)[..., ::-1])
+    assert np.array_equal(whole(path)[0], expected_YX3)
 
 
 def test_strips_of_jpeg_are_read_and_their_damage_told(tmp_path: Path) -> None:

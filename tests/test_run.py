@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.canvas import ProbabilityMap
@@ -105,24 +106,25 @@ def test_a_slide_that_is_enlarged_is_warned_of_once_flagged_and_summed_up(
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such name")
-def test_a_name_that_is_no_utf_8_costs_nobody_anything(slide: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_no_utf_8_costs_nobody_anything(tmp_path: Path) -> None:
     """Names are bytes: of an old disk, of a scanner with another alphabet; and a line feed is one of them."""
     folder = tmp_path / "Jos\udce9"
     folder.mkdir()
-    good, broken = folder / "good\udcff\n.svs", folder / "broken\udcff.svs"
-    shutil.copy(slide, good)
+    good, broken = folder / "good\udcff\n.png", folder / "broken\udcff\n.svs"
+    Image.new("RGB", (300, 200), (90, 40, 90)).save(good, "PNG", dpi=(50_800, 50_800))
     broken.write_text("no slide")
     out = tmp_path / "out"
     record = RunRecord(out, ["wsiseg", "segment", str(good)], {})
-    for outcome in run(batch(out), good, broken):
+    for outcome in run(batch(out), good, broken, folder / "gone.svs"):
         record.add(outcome)
     record.finish("complete")
     write_report(out)
     rows = {row["slide"]: row for row in csv.DictReader((out / "summary.csv").open(newline=""))}
     assert rows["good\\udcff\\n"]["status"] == "done"
-    assert rows["broken\\udcff"]["reason"].startswith("broken\\udcff.svs is of no format")
+    assert rows["broken\\udcff\\n"]["reason"].startswith("broken\\udcff\\n.svs is of no format")
+    assert rows["gone"]["reason"] == "gone.svs does not exist"
     name = json.loads((out / "good\\udcff\\n" / "slide.json").read_text())["slide"]["name"]
-    assert name == "good\\udcff\\n.svs"
+    assert name == "good\\udcff\\n.png"
     called = CliRunner().invoke(main, ["inspect", str(broken)])
     assert called.exit_code == 1
     assert len(called.stderr.splitlines()) == 1
