@@ -1,10 +1,11 @@
 """Every reader gives the same pixels for the same tissue, or one clear sentence."""
 
+import errno
 import os
 import pickle
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -20,6 +21,7 @@ from tiffslide import TiffSlide
 
 from wsiseg.errors import ResolutionError, SlideError, SlideOpenError, SlideReadError, UsageError
 from wsiseg.geometry import L0, Box, Canvas, Scale
+from wsiseg.inputs import find_slides
 from wsiseg.readers import READERS, open_slide
 from wsiseg.readers.levels import Facts, Level, Raw
 from wsiseg.readers.openslide_reader import OpenSlideLevels
@@ -573,3 +575,20 @@ def test_a_compression_that_openslide_does_not_read_is_told_with_what_may(tmp_pa
         open_slide(path, mpp=0.5)
     with open_slide(path, mpp=0.5, reader="tiffslide") as slide:
         assert np.abs(slide.read(slide.info.extent, (256, 256)) - picture(256, 256).astype(int)).mean() < 5
+
+
+def test_a_path_that_cannot_be_reached_is_a_sentence_and_ends_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pathlib raises where the way is barred or the name too long; root is barred nowhere."""
+    path = tmp_path / ("x" * 300 + ".svs")
+    assert [one.path for one in find_slides([path, tmp_path / "other.svs"])] == [path, tmp_path / "other.svs"]
+    with pytest.raises(SlideOpenError, match=r"x\.svs cannot be read: File name too long"):
+        open_slide(path, mpp=0.5)
+
+    def barred(_: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", barred)
+    with pytest.raises(UsageError, match="cannot be read: Permission denied"):
+        find_slides([tmp_path])

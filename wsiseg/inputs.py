@@ -137,8 +137,12 @@ def _expanded(path: Location, *, recursive: bool) -> Iterator[Location]:
     """The slides that one argument means, in the order of their names."""
     if isinstance(path, Remote):
         yield path
-    elif path.is_dir() and not is_zarr(path):
-        inside = sorted(path.rglob("*") if recursive else path.iterdir())
+    elif os.path.isdir(path) and not is_zarr(path):  # noqa: PTH112 - False where pathlib raises: EACCES
+        try:
+            inside = sorted(path.rglob("*") if recursive else path.iterdir())
+        except OSError as error:
+            msg = f"{path} cannot be read: {error.strerror}"
+            raise UsageError(msg) from error
         slides = [one for one in inside if _is_slide(one.relative_to(path), one)]
         if not slides:
             deeper = "" if recursive else "; --recursive looks in its folders too"
@@ -147,7 +151,7 @@ def _expanded(path: Location, *, recursive: bool) -> Iterator[Location]:
         if any(one.suffix.lower() == ".dcm" for one in inside):
             log.warning("%s holds DICOM files, which are left out: name one file of each slide", path)
         yield from slides
-    elif not path.exists() and glob.has_magic(str(path)):
+    elif not os.path.exists(path) and glob.has_magic(str(path)):  # noqa: PTH110
         matched = sorted(Path(one) for one in glob.glob(str(path), recursive=recursive))  # noqa: PTH207
         if not matched:
             msg = f"no file matches {path}"

@@ -39,23 +39,14 @@ def check_file(path: Path) -> None:
         SlideOpenError: absent, a folder, a pipe, empty, unreadable, a git-lfs pointer, a web page, a
             TIFF of giant tiles, or without a file that belongs beside it.
     """
-    name = path.name
-    if path.is_dir():
-        msg = f"{name} is a folder, not a slide; give the slide files in it"
-        raise SlideOpenError(msg)
-    if not path.exists():
-        msg = f"{path} does not exist"
-        raise SlideOpenError(msg)
-    if not path.is_file():
-        msg = f"{name} is a pipe or a device, not a file"
-        raise SlideOpenError(msg)
     try:
+        _check_kind(path)
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        msg = f"{name} cannot be read: {error.strerror}"
+        msg = f"{path} cannot be read: {error.strerror}"
         raise SlideOpenError(msg) from error
-    start = head.lstrip().lower()
+    start, name = head.lstrip().lower(), path.name
     if not head:
         msg = f"{name} is empty (0 bytes); copy it again"
     elif head.startswith(b"version https://git-lfs"):
@@ -67,6 +58,20 @@ def check_file(path: Path) -> None:
         _check_parts(path)
         return
     raise SlideOpenError(msg)
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is no file."""
+    name = path.name
+    if path.is_dir():
+        msg = f"{name} is a folder, not a slide; give the slide files in it"
+        raise SlideOpenError(msg)
+    if not path.exists():
+        msg = f"{path} does not exist"
+        raise SlideOpenError(msg)
+    if not path.is_file():
+        msg = f"{name} is a pipe or a device, not a file"
+        raise SlideOpenError(msg)
 
 
 def _check_tiles(path: Path, head: bytes) -> None:

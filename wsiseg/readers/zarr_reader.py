@@ -36,7 +36,10 @@ NAMES = {"t": "time points", "z": "focal planes", "c": "channels"}
 
 def is_zarr(path: Path) -> bool:
     """Whether a path is the folder of a zarr group."""
-    return path.is_dir() and any((path / mark).is_file() for mark in MARKS)
+    try:
+        return path.is_dir() and any((path / mark).is_file() for mark in MARKS)
+    except OSError:  # not to be reached: for others to say
+        return False
 
 
 class ZarrLevels:
