@@ -105,6 +105,7 @@ ROWS = (
     Row("tiled TIFF pyramid", "openslide", "real/CropBreastSlide.tiff", like_tifffile),
     Row("OME-TIFF", "tiffslide", "real/qupath-OS-1-detail.ome.tif", like_tifffile),
     Row("OME-TIFF", "tiffslide", "real/instanseg-HE_example.tif", like_tifffile),
+    Row("OME-TIFF, tiled pyramid", "tiffslide", "made/levels.ome.tif", same_as_cmu),
     Row("flat TIFF", "tiffslide", "made/flat.tif", same_as_cmu),
     Row("OME-Zarr 0.4 (zarr v2)", "zarr", "made/v2.zarr", same_as_cmu),
     Row("OME-Zarr 0.5 (zarr v3)", "zarr", "made/v3.zarr", same_as_cmu),
@@ -118,6 +119,12 @@ def make(folder: Path, cmu: Path) -> None:
         rgb_YX3 = slide.read(PLACE, (PLACE.h, PLACE.w))
     tifffile.imwrite(folder / "flat.tif", rgb_YX3, photometric="rgb", metadata=None)
     Image.fromarray(rgb_YX3).save(folder / "patch.png")
+    with tifffile.TiffWriter(folder / "levels.ome.tif", ome=True) as tiff:
+        layout: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb"}
+        size = {"axes": "YXS", "PhysicalSizeX": 0.499, "PhysicalSizeY": 0.499}
+        tiff.write(rgb_YX3, subifds=2, metadata=size, **layout)
+        for step in (2, 4):
+            tiff.write(np.ascontiguousarray(rgb_YX3[::step, ::step]), subfiletype=1, **layout)
     scale = [{"type": "scale", "scale": [1.0, 0.499, 0.499]}]
     axes = [{"name": "c", "type": "channel"}] + [
         {"name": name, "type": "space", "unit": "micrometer"} for name in "yx"

@@ -6,6 +6,7 @@ the time. simplejpeg and not imagecodecs, because it takes libjpeg's warnings fo
 OpenSlide does: without that, a damaged tile would pass for a picture.
 
 An index is trusted only after it has given OpenSlide's pixels for the fullest tiles of every level.
+Before tiffslide, which takes damage for a picture, it serves as well (``index_of``, ``agrees``).
 """
 
 import logging
