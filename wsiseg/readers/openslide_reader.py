@@ -12,6 +12,7 @@ import numpy as np
 import openslide
 
 from wsiseg.errors import SlideOpenError
+from wsiseg.readers.codestreams import Codestreams
 from wsiseg.readers.content import check_properties, check_tiff, ome_xml, planes_apart
 from wsiseg.readers.levels import Facts, Level, Raw, bounds_in, flatten, icc_said, number, with_ome_mpp
 from wsiseg.readers.tile_index import TileIndex, trusted_index
@@ -38,6 +39,7 @@ class OpenSlideLevels:
     def __init__(self, path: Path, *, past: bool = True) -> None:
         """Open a slide; without ``past`` OpenSlide itself decodes every tile."""
         self._tiles: TileIndex | None = None
+        self._streams: Codestreams | None = None
         try:
             self._slide = openslide.OpenSlide(str(path))
         except openslide.OpenSlideError as error:
@@ -61,6 +63,7 @@ class OpenSlideLevels:
                 self._facts = with_ome_mpp(self._facts, ome_xml(path))
             if past:
                 self._go_past(path)
+            self._streams = Codestreams.of_openslide(path, self._facts.vendor, self._facts.levels)
         except BaseException:
             self.close()
             raise
@@ -88,6 +91,8 @@ class OpenSlideLevels:
         """
         if self._tiles is not None:
             return Raw(self._tiles.read(level, box))
+        if self._streams is not None:
+            self._streams.check(level, box)
         x, y, w, h = box
         downsample = self._downsamples[level]
         at_x, at_y = round(x * downsample), round(y * downsample)
@@ -96,8 +101,9 @@ class OpenSlideLevels:
 
     def close(self) -> None:
         """Give the file back."""
-        if self._tiles is not None:
-            self._tiles.close()
+        for beside in (self._tiles, self._streams):
+            if beside is not None:
+                beside.close()
         self._slide.close()
 
 

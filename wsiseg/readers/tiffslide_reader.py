@@ -14,6 +14,7 @@ import tiffslide
 
 from wsiseg.errors import SlideOpenError
 from wsiseg.location import Location, Remote
+from wsiseg.readers.codestreams import Codestreams
 from wsiseg.readers.content import TIFF, check_alone, check_light, check_series, check_tiff, planes_apart
 from wsiseg.readers.levels import (
     Facts,
@@ -63,6 +64,7 @@ class TiffSlideLevels:
             )
             raise SlideOpenError(msg)
         self._tiles: TileIndex | None = None
+        self._streams: Codestreams | None = None
         self._past = False
         self._facts: Facts
         self._slide = tiffslide.TiffSlide(path.url if isinstance(path, Remote) else str(path))
@@ -85,6 +87,8 @@ class TiffSlideLevels:
             strictly = self._tiles.read(level, box)  # raises where a tile is damaged
             if self._past:
                 return Raw(strictly)
+        if self._streams is not None:
+            self._streams.check(level, box)
         x, y, w, h = box
         downsample: float = self._slide.level_downsamples[level]
         at = (first_level0(x, downsample), first_level0(y, downsample))
@@ -103,8 +107,9 @@ class TiffSlideLevels:
 
     def close(self) -> None:
         """Give the file back."""
-        if self._tiles is not None:
-            self._tiles.close()
+        for beside in (self._tiles, self._streams):
+            if beside is not None:
+                beside.close()
         self._slide.close()
 
     def _be_strict(self, path: Path, pages: list[Any]) -> None:
@@ -113,6 +118,7 @@ class TiffSlideLevels:
         Where the strict decoder gives tiffslide's pixels, its own are taken; elsewhere it looks
         at every tile that tiffslide decodes.
         """
+        self._streams = Codestreams.of_pages(path, pages)
         tiles = index_of(path, pages)
         if tiles is not None:
             self._past = agrees(tiles, self)

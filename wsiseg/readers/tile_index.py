@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ import tifffile
 from wsiseg.readers.levels import WHITE, Level, Levels, OpenLevels
 from wsiseg.resample import resize
 
-__all__ = ["TileIndex", "agrees", "index_of", "trusted_index"]
+__all__ = ["TileGrid", "TileIndex", "agrees", "index_of", "tile_grid", "tile_grids", "trusted_index"]
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class _Grid:
+class TileGrid:
     """The tiles of one level: sizes in its pixels, and for each tile, row by row, its bytes' place.
 
     ``head`` comes before each tile's own bytes: the tables they share, and in which colours they are.
@@ -78,6 +78,13 @@ class _Grid:
         """Bytes of a decoded tile."""
         return self.tile_h * self.tile_w * 3
 
+    def within(self, box: tuple[int, int, int, int]) -> Iterator[int]:
+        """Yield the numbers of the tiles that a box of the level touches."""
+        x, y, w, h = box
+        for row in range(max(0, y) // self.tile_h, -(-min(y + h, self.height) // self.tile_h)):
+            for column in range(max(0, x) // self.tile_w, -(-min(x + w, self.width) // self.tile_w)):
+                yield row * self.across + column
+
     def box(self, number: int) -> tuple[int, int, int, int]:
         """Where in the level a tile lies, without what of it is beyond the level's rim."""
         row, column = divmod(number, self.across)
@@ -98,7 +105,7 @@ def trusted_index(
     if vendor not in VENDORS or find_spec("simplejpeg") is None:
         return None
     try:
-        grids = _grids(path, vendor, levels)
+        grids = tile_grids(path, vendor, levels, _is_plain)
         index = None if grids is None else TileIndex(path, grids)
         if index is not None:
             with closing(openslide(path)) as slide:
@@ -121,7 +128,7 @@ def index_of(path: Path, pages: Sequence[Any]) -> "TileIndex | None":
     """
     if find_spec("simplejpeg") is None or not all(map(_is_plain, pages)):
         return None
-    return TileIndex(path, tuple(map(_grid, pages)))
+    return TileIndex(path, tuple(map(tile_grid, pages)))
 
 
 def agrees(index: "TileIndex", slide: Levels) -> bool:
@@ -137,7 +144,7 @@ def agrees(index: "TileIndex", slide: Levels) -> bool:
 class TileIndex:
     """Reads levels from their tiles; several threads may at once."""
 
-    def __init__(self, path: Path, grids: tuple[_Grid, ...]) -> None:
+    def __init__(self, path: Path, grids: tuple[TileGrid, ...]) -> None:
         library = import_module("simplejpeg")
         self.version = f"simplejpeg-{library.__version__}"
         self.grids = grids
@@ -201,7 +208,7 @@ class TileIndex:
         del self._kept[key]
         self._kept_bytes -= self.grids[key[0]].tile_bytes
 
-    def _decoded(self, grid: _Grid, number: int) -> Pixels:
+    def _decoded(self, grid: TileGrid, number: int) -> Pixels:
         offset, count = int(grid.offsets_N[number]), int(grid.counts_N[number])
         shape = grid.tile_h, grid.tile_w, 3
         if count == 0:
@@ -220,8 +227,10 @@ class TileIndex:
         return tile_YX3
 
 
-def _grids(path: Path, vendor: str, levels: tuple[Level, ...]) -> tuple[_Grid, ...] | None:
-    """The tiles of each of OpenSlide's levels; None where they are not plain JPEG tiles.
+def tile_grids(
+    path: Path, vendor: str, levels: tuple[Level, ...], suits: Callable[[Any], bool]
+) -> tuple[TileGrid, ...] | None:
+    """The tiles of each of OpenSlide's levels; None where a level's page does not suit.
 
     Aperio's missing tiles are drawn from the level before, and in OpenSlide take the tiles below them
     along: such a slide is left to it.
@@ -230,16 +239,16 @@ def _grids(path: Path, vendor: str, levels: tuple[Level, ...]) -> tuple[_Grid, .
         pages = [page for page in islice(tiff.pages, PAGES) if page.is_tiled]
         by_size = {(page.imagewidth, page.imagelength): page for page in pages}
         found = [by_size.get((level.width, level.height)) for level in levels]
-        if len(by_size) < len(pages) or not all(map(_is_plain, found)):
+        if len(by_size) < len(pages) or not all(page is not None and suits(page) for page in found):
             return None
-        grids = tuple(map(_grid, found))
+        grids = tuple(map(tile_grid, found))
     if vendor == "aperio" and any((grid.counts_N == 0).any() for grid in grids):
         return None
     return grids
 
 
 def _is_plain(page: Any) -> bool:
-    return page is not None and (
+    return bool(
         page.compression == JPEG
         and page.photometric in {RGB, YCBCR}
         and page.planarconfig == CONTIGUOUS
@@ -248,9 +257,10 @@ def _is_plain(page: Any) -> bool:
     )
 
 
-def _grid(page: Any) -> _Grid:
+def tile_grid(page: Any) -> TileGrid:
+    """The tiles or strips of a level, by its first page in tifffile."""
     tables: bytes = page.jpegtables or START + b"\xff\xd9"
-    return _Grid(
+    return TileGrid(
         width=page.imagewidth,
         height=page.imagelength,
         tile_w=page.chunks[1],
@@ -281,7 +291,7 @@ def _compare(index: TileIndex, slide: Levels) -> None:
             raise ValueError(msg)
 
 
-def _fullest(grids: tuple[_Grid, ...]) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+def _fullest(grids: tuple[TileGrid, ...]) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
     """Yield the boxes of the tiles of most bytes, where the tissue is, of every level."""
     for level, grid in enumerate(grids):
         for number in np.argsort(grid.counts_N, kind="stable")[-CHECKED:]:
