@@ -1,5 +1,6 @@
 """A JPEG 2000 tile that has lost its end is damage, and not the blurred picture that OpenJPEG makes of it."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,12 @@ def test_a_closed_slide_asks_no_other_file(tmp_path: Path) -> None:
         streams = Codestreams.of_pages(path, [tiff.pages.first])
     assert streams is not None
     streams.check(0, (0, 0, 512, 512))
+    handle = streams._handle
     streams.close()
-    with path.open("rb"), pytest.raises(OSError, match="Bad file descriptor"):
-        streams.check(0, (0, 0, 512, 512))
+    with path.open("rb") as other:
+        os.dup2(other.fileno(), handle)  # the number is another file's now
+        try:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                streams.check(0, (0, 0, 512, 512))
+        finally:
+            os.close(handle)
