@@ -295,3 +295,31 @@ def test_work_names_only_patches_of_its_block(tmp_path: Path) -> None:
         work = list(plan_work(plan, None, ledger))
     assert work[0] == Work(0, 0, (0, 1, 2, 3))
     assert sum(len(item.patches) for item in work) == plan.grid.patches
+
+
+def test_the_device_is_idle_while_the_next_block_is_read_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("wsiseg.pipeline.time.perf_counter", lambda: clock[0])
+
+    class Slow(ArraySlide):
+        def read(self, box: Box[L0], size: tuple[int, int]) -> Rgb:
+            clock[0] += 3
+            return super().read(box, size)
+
+    def network(rgb_BYX3: Rgb) -> npt.NDArray[np.float32]:
+        clock[0] += 2
+        return np.zeros((1, *rgb_BYX3.shape[:3]), np.float32)
+
+    slide = Slow(noise(0, 40, 60))
+    for folder in ("one", "another"):  # nothing of one slide counts for the next
+        plan = make_plan(slide, core=20, margin=3, per_block=1)
+        plan = replace(plan, tissue=folder)
+        (tmp_path / folder).mkdir()
+        _, results = run(tmp_path / folder, slide, network, plan)
+        seconds = [result.seconds for result in results]
+        assert len(seconds) == 6
+        assert sum(one["network"] for one in seconds) == 2 * 6
+        assert [one["device idle"] for one in seconds] == [0, *(one["read"] for one in seconds[1:])]
+        assert all(one["read"] > 0 for one in seconds[1:])

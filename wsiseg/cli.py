@@ -233,11 +233,12 @@ def _tell(outcome: "Outcome", *, as_json: bool) -> None:
         found = manifest.result
         tissue = "" if found.tissue_mm2 is None else f", tissue {found.tissue_mm2:.2f} mm²"
         again = "already done: " if outcome.status == "skipped" else ""
-        seconds = manifest.seconds.get("total", 0.0)
         regions = "1 region" if (count := manifest.counts.polygons) == 1 else f"{count} regions"
+        seconds, idle = manifest.seconds.get("total", 0.0), manifest.device_idle
+        waited = "" if idle is None else f" (device idle {idle:.0%})"
         click.echo(
             f"{printable(str(slide.path))}: {again}tumor {found.tumor_mm2:.3f} mm²{tissue}, "
-            f"{regions}, {seconds:.0f} s -> {outcome.folder}"
+            f"{regions}, {seconds:.0f} s{waited} -> {outcome.folder}"
         )
         if found.note:
             click.echo(f"  note: {found.note}")

@@ -141,6 +141,12 @@ class SlideManifest(_Frozen):
     versions: dict[str, str]
     finished: str
 
+    @property
+    def device_idle(self) -> float | None:
+        """The share of the devices' time between blocks in which they waited; None where none was timed."""
+        idle_s, network_s = (self.seconds.get(stage, 0.0) for stage in ("device idle", "network"))
+        return idle_s / (idle_s + network_s) if network_s else None
+
     def write(self, path: Path) -> None:
         """Write the record, whole or not at all.
 

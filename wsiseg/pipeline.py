@@ -75,8 +75,8 @@ class Work:
 class BlockResult:
     """What a block leaves behind besides its chunk.
 
-    ``seconds`` holds the wall time of each stage; ``resumed`` says that the chunk was
-    already there and intact.
+    ``seconds`` holds the wall time of each stage, and as ``device idle`` how long the device
+    waited for this block; ``resumed`` says that the chunk was already there and intact.
     """
 
     done: Done
@@ -178,7 +178,28 @@ class Kept:
 
 SLIDES = Kept(limit=2)
 PREDICTORS = Kept(limit=1)
-_DEVICE = threading.Lock()
+
+
+class _Device:
+    """This process's device: it predicts for one block at a time, and stands idle in between."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: tuple[str, float] = ("", 0.0)
+
+    @contextmanager
+    def turn(self, key: str, seconds: dict[str, float]) -> Iterator[None]:
+        """Have the device; ``seconds`` is told how long it stood idle since a block with this key."""
+        with self._lock:
+            last, free_since = self._last
+            seconds["device idle"] = time.perf_counter() - free_since if last == key else 0.0
+            try:
+                yield
+            finally:
+                self._last = key, time.perf_counter()
+
+
+_DEVICE = _Device()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +247,7 @@ class BlockTask:
         with ExitStack() as held:
             predict = held.enter_context(PREDICTORS.use(self.predictor))
             _same_numerics(predict, self.plan)
-            held.enter_context(_DEVICE)
+            held.enter_context(_DEVICE.turn(self.plan.key, seconds))
             with _timed(seconds, "network"):
                 prob_FBYX = predict(rgb_BYX3)
         map_CYX = np.zeros((2, block.core.h, block.core.w), np.uint8)
