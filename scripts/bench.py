@@ -1,214 +1,247 @@
-"""Time wsiseg against what a user would write instead, on one slide, with one network.
+"""Time wsiseg against what a user would pick instead, on one slide, with one network.
 
     python scripts/bench.py --quick
     python scripts/bench.py --side 30000 --rounds 5 --json bench.json
+    python scripts/bench.py --rival tiatoolbox=/venvs/tia/bin/python --rival lazyslide=/venvs/lazy/bin/python
+    python scripts/bench.py --grow sides --rounds 1        # or cores, or readers
 
-The slide is drawn (seeded) by ``make_slide.py``, or given. Each contender runs in a process of
-its own, turn by turn, so that a busy machine harms all alike; trust the ratios. The rival
-``careful-script`` is built in: an OpenSlide loop over the same overlapping patches (those with
-tissue), the same network, a numpy canvas at the network's resolution, OpenCV contours, json.
-It needs the extra ``bench``. Processor time is that of the whole process, the network included.
+The slide is made by ``make_slide.py`` (seeded; of a real slide's tissue where ``WSISEG_SHARED`` has one)
+or given. Each contender runs in a process of its own, turn by turn, so that a busy machine harms all
+alike: trust the ratios and the processor time, which is without the network's where that is tiny. The
+rival ``careful-script`` is built in: an OpenSlide loop over the same patches, a numpy canvas, OpenCV
+contours, json; it needs the extra ``bench``. Other rivals find tissue their own way: see their patches.
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+from segmentation_models_pytorch.encoders.mix_transformer import Attention
+from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[1]
-MB = 1 << 20
-GLASS_SATURATION = 20
-"""Of 255: what the careful script takes for glass."""
+from wsiseg.bundle import BundleSpec, find_bundle, load_spec
+from wsiseg.model import build_network, load_fold
+from wsiseg.plan import make_plan
+from wsiseg.readers import open_slide
+from wsiseg.tissue import find_slide_tissue
 
-
-def run_wsiseg(slide: Path, model: Path, out: Path) -> dict[str, float]:
-    """Segment with wsiseg, one fold, on the CPU; seconds by stage."""
-    from wsiseg.options import MapOptions, PolygonOptions  # noqa: PLC0415 - contenders load only their own
-    from wsiseg.run import Batch, SlideInput  # noqa: PLC0415
-
-    options = MapOptions(model=str(model), device="cpu", folds=1)
-    (outcome,) = Batch(out, options, PolygonOptions()).run([SlideInput(slide, "slide")], lambda *_: None)
-    if outcome.manifest is None:
-        sys.exit(f"wsiseg failed: {outcome.reason}")
-    return dict(outcome.manifest.seconds)
+SCRIPTS = Path(__file__).resolve().parent
+ADAPTERS = ("tiatoolbox", "lazyslide")
+REAL = "slides/real/CMU-1-Small-Region.svs"
+GROWTH: dict[str, list[int]] = {"sides": [10_000, 30_000, 60_000], "cores": [1, 2], "readers": [1, 2, 3, 4]}
+TINY_THRESHOLD = 0.5
 
 
-def run_careful_script(slide: Path, model: Path, out: Path) -> dict[str, float]:
-    """What a careful user writes: patch by patch, the whole map in memory, contours at the end."""
-    import cv2  # noqa: PLC0415 - the extra bench
-    import openslide  # noqa: PLC0415
+class Tiny(nn.Module):
+    """Darkness, blurred over some 32 pixels: a network that costs next to nothing and finds dense tissue."""
 
-    from wsiseg.bundle import load_spec  # noqa: PLC0415
-    from wsiseg.model import load_ensemble  # noqa: PLC0415 - the same network for both
-
-    spec, predict = load_spec(model), load_ensemble(model, device="cpu", folds=1)
-    wsi = openslide.OpenSlide(str(slide))
-    width, height = wsi.dimensions
-    factor = spec.canvas_mpp / float(wsi.properties["openslide.mpp-x"])
-    core, side = spec.input_px - 2 * spec.margin, round(spec.input_px * factor)
-    canvas = np.zeros((round(height / factor), round(width / factor)), np.float32)
-    thumb = np.asarray(wsi.get_thumbnail((width // 32, height // 32)).convert("HSV"))[..., 1]
-    seconds = {"network": 0.0}
-    for top in range(0, canvas.shape[0], core):
-        for left in range(0, canvas.shape[1], core):
-            y, x = round((top - spec.margin) * factor), round((left - spec.margin) * factor)
-            near = thumb[max(0, y // 32) : (y + side) // 32 + 1, max(0, x // 32) : (x + side) // 32 + 1]
-            if not (near > GLASS_SATURATION).any():
-                continue
-            region = np.asarray(wsi.read_region((x, y), 0, (side, side)))
-            rgb = np.where(region[..., 3:] > 0, region[..., :3], 255).astype(np.uint8)
-            patch = cv2.resize(rgb, (spec.input_px, spec.input_px), interpolation=cv2.INTER_AREA)
-            start = time.perf_counter()
-            prob = predict(patch[None])[0, 0]
-            seconds["network"] += time.perf_counter() - start
-            kept = canvas[top : top + core, left : left + core]
-            kept[:] = prob[spec.margin :, spec.margin :][: kept.shape[0], : kept.shape[1]]
-    contours, _ = cv2.findContours(
-        (canvas >= spec.threshold).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
-    )
-    features = [
-        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [(c[:, 0] * factor).tolist()]}}
-        for c in contours
-    ]
-    out.mkdir(parents=True)
-    (out / "tumor.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    return seconds
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Probabilities (B, Y, X) of RGB (B, Y, X, 3) uint8; reads every fourth pixel."""
+        grey = rgb[:, ::4, ::4].float().mean(dim=3)[:, None]
+        prob = torch.sigmoid((170 - nn.functional.avg_pool2d(grey, 8)) / 10)
+        return nn.functional.interpolate(prob, scale_factor=32.0, mode="bilinear", align_corners=False)[:, 0]
 
 
-CONTENDERS: dict[str, Callable[[Path, Path, Path], dict[str, float]]] = {
-    "wsiseg": run_wsiseg,
-    "careful-script": run_careful_script,
-}
+class Plain(nn.Module):
+    """A bundle's first fold as its users would run it without wsiseg: smp, float32."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        spec = load_spec(folder)
+        self.network = build_network(spec.encoder, mean=spec.mean, std=spec.std)
+        load_fold(self.network, folder / spec.folds[0].file)
+        for module in self.network.modules():
+            if isinstance(module, Attention):
+                module.__class__ = Attention  # attention written out, as smp has it
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Probabilities (B, Y, X) of RGB (B, Y, X, 3) uint8."""
+        return torch.sigmoid(self.network(rgb.permute(0, 3, 1, 2)))
 
 
-def contend(name: str, slide: Path, model: Path) -> None:
-    """Run one contender in this process and print what it took as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        start, before = time.perf_counter(), time.process_time()
-        stages = CONTENDERS[name](slide, model, Path(folder) / "out")
-        wall, cpu = time.perf_counter() - start, time.process_time() - before
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
-    print(json.dumps({"wall": wall, "cpu": cpu, "peak_mb": peak_mb, "stages": stages}))
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for every contender of a table."""
 
+    folder: Path
+    slide: Path
+    bundle: Path | None
+    rivals: dict[str, str]
+    rounds: int
+    cores: int
+    readers: int
 
-def one_round(name: str, slide: Path, model: Path, threads: int) -> dict[str, Any]:
-    """Run one contender in a process of its own."""
-    command = [sys.executable, __file__, "--contend", name, "--slide", str(slide), "--model", str(model)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - ourselves
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    @property
+    def job(self) -> dict[str, Any]:
+        """The job but for ``out``; every patch with tissue is in it."""
+        about = {"name": "tiny", "encoder": "mit_b0", "licence": "none", "trained_on": "nothing"}
+        tiny = BundleSpec.model_construct(**about, threshold=TINY_THRESHOLD, folds=())
+        spec = tiny if self.bundle is None else load_spec(self.bundle)
+        network = Tiny() if self.bundle is None else Plain(self.bundle)
+        file = self.folder / "network.pt"
+        if not file.exists():
+            sample = torch.zeros((1, spec.input_px, spec.input_px, 3), dtype=torch.uint8)
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # deprecated, and what every rival's torch can load
+                torch.jit.trace(network.eval(), sample, check_trace=False).save(str(file))
+        with open_slide(self.slide) as slide:
+            plan, tissue = make_plan(slide.info, spec), find_slide_tissue(slide)
+        cores = [plan.scale.to_l0(patch.core) for block in plan.grid for patch in block.patches]
+        return {
+            "slide": str(self.slide),
+            "network": str(file),
+            "cores": [(core.x, core.y) for core in cores if tissue.covers(core)],
+            "factor": plan.scale.factor,
+            "mpp": plan.slide.mpp,
+            "input_px": spec.input_px,
+            "margin": spec.margin,
+            "threshold": spec.threshold,
+            "reader_threads": self.readers,
+            "bundle": None if self.bundle is None else str(self.bundle),
+        }
 
+    @property
+    def mpx(self) -> float:
+        """Level-0 megapixels of the slide."""
+        with open_slide(self.slide) as slide:
+            return slide.info.extent.area / 1e6
 
-def tiny_bundle(folder: Path) -> Path:
-    """A bundle whose network costs next to nothing, so that everything else shows; it has learnt nothing."""
-    import torch  # noqa: PLC0415 - only for the tiny network
+    def results(self) -> dict[str, list[dict[str, Any]]]:
+        """What every contender took in every round, by its name; they take turns."""
+        job, pythons = self.job, {"wsiseg": sys.executable, **self.rivals}
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in pythons}
+        for _ in range(self.rounds):
+            for name, python in pythons.items():
+                found[name].append(self._run(name, python, job))
+        return found
 
-    from wsiseg.bundle import BundleSpec, FoldFile  # noqa: PLC0415
-    from wsiseg.model import build_network, save_fold  # noqa: PLC0415
-
-    torch.manual_seed(0)
-    spec = BundleSpec.model_construct(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    network = build_network("mobileone_s0", mean=spec.mean, std=spec.std)
-    sha256 = save_fold(network, folder / "fold-1.safetensors")
-    tiny = BundleSpec(
-        name="tiny",
-        encoder="mobileone_s0",
-        mean=spec.mean,
-        std=spec.std,
-        threshold=0.7,
-        folds=(FoldFile(file="fold-1.safetensors", sha256=sha256),),
-        licence="none",
-        trained_on="nothing",
-    )
-    (folder / "bundle.json").write_text(tiny.model_dump_json())
-    return folder
+    def _run(self, name: str, python: str, job: dict[str, Any]) -> dict[str, Any]:
+        """Run one contender in a process of its own."""
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.cores))
+        environment = {**os.environ, **threads, "PYTHONWARNINGS": "ignore"}
+        with tempfile.TemporaryDirectory(dir=self.folder) as out:
+            file = self.folder / "job.json"
+            file.write_text(json.dumps({**job, "out": out}))
+            command = [python, str(SCRIPTS / "bench_contender.py"), name, str(file)]
+            if self.cores < (os.cpu_count() or 1):
+                command = ["taskset", "-c", f"0-{self.cores - 1}", *command]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
+        if done.returncode:
+            sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+        took: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return {**took, "other_cpu": took["cpu"] - (took["network_cpu"] if self.bundle is None else 0.0)}
 
 
 def report(results: dict[str, list[dict[str, Any]]], mpx: float) -> dict[str, Any]:
     """Print medians and ratios; return them."""
-    found: dict[str, Any] = {"mpx": mpx, "ratios": {"wall": {}, "cpu": {}}, "peak_mb": {}, "stages": {}}
+    found: dict[str, Any] = {"mpx": mpx, "ratios": {"wall": {}, "cpu": {}}, "contenders": {}}
     for name, rounds in results.items():
-        wall = [r["wall"] for r in rounds]
-        cpu = statistics.median(r["cpu"] for r in rounds)
-        found["peak_mb"][name] = max(r["peak_mb"] for r in rounds)
-        found["stages"][name] = rounds[-1]["stages"]
+        middle = {key: statistics.median(one[key] for one in rounds) for key in ("wall", "cpu", "other_cpu")}
+        peak = {key: max(one[key] for one in rounds) for key in ("peak_mb", "over_imports_mb")}
+        found["contenders"][name] = {**middle, **peak, "patches": rounds[-1]["patches"]}
+        walls = [one["wall"] for one in rounds]
         print(
-            f"{name:15} wall {statistics.median(wall):7.1f} s ({min(wall):.1f} to {max(wall):.1f}), "
-            f"{mpx / statistics.median(wall):6.2f} Mpx/s, peak {found['peak_mb'][name]:.0f} MB, "
-            f"{1000 * cpu / mpx:.0f} ms of CPU per Mpx"
+            f"{name:15} wall {middle['wall']:7.1f} s ({min(walls):.1f} to {max(walls):.1f}), "
+            f"{mpx / middle['wall']:6.2f} Mpx/s, {1000 * middle['other_cpu'] / mpx:5.1f} ms of CPU per Mpx, "
+            f"peak {peak['peak_mb']:.0f} MB ({peak['over_imports_mb']:.0f} over imports), "
+            f"{rounds[-1]['patches']} patches"
         )
-        if name != "wsiseg":
-            for kind in ("wall", "cpu"):
-                ratios = [
-                    ours[kind] / theirs[kind] for ours, theirs in zip(results["wsiseg"], rounds, strict=True)
-                ]
-                found["ratios"][kind][name] = statistics.median(ratios)
-                spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-                print(f"  wsiseg / {name}, {kind}: {statistics.median(ratios):.2f} ({spread})")
-    print("wsiseg by stage, seconds:", {k: round(v, 2) for k, v in found["stages"]["wsiseg"].items()})
+        for kind, key in (("wall", "wall"), ("cpu", "other_cpu")) if name != "wsiseg" else ():
+            ratios = [ours[key] / theirs[key] for ours, theirs in zip(results["wsiseg"], rounds, strict=True)]
+            found["ratios"][kind][name] = statistics.median(ratios)
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            print(f"    wsiseg / {name}, {kind}: {statistics.median(ratios):.2f} ({spread})")
+    found["peak_mb"] = found["contenders"]["wsiseg"]["peak_mb"]
+    ours = results["wsiseg"][-1]
+    found["stages_cpu_s"] = {"network": ours["network_cpu"], **ours["stages"]}
+    stages = ", ".join(f"{stage} {taken:.2f}" for stage, taken in sorted(found["stages_cpu_s"].items()))
+    print(f"wsiseg's stages, seconds of CPU: {stages}")
+    found["device_idle"] = ours["device_idle_s"] / (ours["device_idle_s"] + ours["network_s"])
+    print(f"wsiseg's device was idle for {found['device_idle']:.0%} of the time from first to last block")
     return found
 
 
+def made(folder: Path, side: int) -> Path:
+    """Make the slide: half glass, real tissue where there is a slide of it."""
+    path, real = folder / f"made-{side}.svs", Path(os.environ.get("WSISEG_SHARED", "../shared")) / REAL
+    tissue = (
+        ["--tissue-of", str(real)] if real.exists() else ["--disc", f"{side // 2},{side // 2},{side // 8}"]
+    )
+    command = [sys.executable, str(SCRIPTS / "make_slide.py"), str(path), "--side", str(side)]
+    subprocess.run([*command, "--glass", "0.5", *tissue], check=True)  # noqa: S603 - ours
+    return path
+
+
+def settings(given: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Setting]]:
+    """Yield the table that is asked for, or one for each step of a growth."""
+    rivals = {"careful-script": sys.executable, **dict(given.rival)}
+    bundle = None if given.model is None else find_bundle(given.model).absolute()
+    side, rounds = (8192, 1) if given.quick else (given.side, given.rounds)
+    usual = {"sides": side, "cores": given.cores, "readers": given.readers}
+    for step in GROWTH[given.grow] if given.grow else [None]:
+        now = usual if step is None else {**usual, given.grow: step}
+        if given.grow == "cores" and step > (os.cpu_count() or 1):
+            continue
+        slide = given.slide.absolute() if given.slide else folder / f"made-{now['sides']}.svs"
+        if not slide.exists():
+            made(folder, now["sides"])
+        words = "all" if step is None else f"{given.grow} {step}"
+        yield words, Setting(folder, slide, bundle, rivals, rounds, now["cores"], now["readers"])
+
+
+def _rival(text: str) -> tuple[str, str]:
+    name, _, python = text.partition("=")
+    if name not in ADAPTERS or not Path(python).is_file():
+        msg = f"{text!r}: give {' or '.join(ADAPTERS)}=PATH_TO_PYTHON of an environment that has it"
+        raise argparse.ArgumentTypeError(msg)
+    return name, python
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        msg = f"{text!r} is no whole number above 0"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
 def main() -> None:
-    """Read the options, draw the slide, run the rounds."""
+    """Read the options, make the slide, run the rounds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--slide", type=Path, help="a slide that says its mpp; drawn where none is given")
-    parser.add_argument("--side", type=int, default=30_000, help="side of the drawn slide, level-0 px")
-    parser.add_argument("--model", type=Path, help="a bundle's folder; a tiny network where none is given")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the network")
+    parser.add_argument("--slide", type=Path, help="a slide that says its mpp; made where none is given")
+    parser.add_argument("--side", type=_count, default=30_000, help="side of the made slide, level-0 px")
+    parser.add_argument("--model", help="a bundle's name or folder; a tiny network where none is given")
+    parser.add_argument("--rounds", type=_count, default=5)
+    parser.add_argument("--cores", type=_count, default=os.cpu_count() or 1, help="cores of every contender")
+    parser.add_argument("--readers", type=_count, default=3, help="wsiseg's blocks in flight (--threads)")
+    parser.add_argument("--rival", type=_rival, action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--grow", choices=GROWTH, help="a table for each of several sizes, cores or readers")
     parser.add_argument("--quick", action="store_true", help="a slide of 8k, one round")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--contend", choices=CONTENDERS, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.contend:
-        contend(given.contend, given.slide, given.model)
-        return
-    side, rounds = (8192, 1) if given.quick else (given.side, given.rounds)
+    if given.slide and not given.slide.exists():
+        parser.error(f"there is no {given.slide}")
+    tables = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        slide = given.slide or folder / "drawn.svs"
-        if given.slide is None:
-            disc = f"{side // 2},{side // 2},{side // 8}"
-            drawing = [
-                sys.executable,
-                str(ROOT / "scripts" / "make_slide.py"),
-                str(slide),
-                "--side",
-                str(side),
-            ]
-            subprocess.run([*drawing, "--glass", "0.5", "--disc", disc], check=True)  # noqa: S603 - ours
-        model = given.model or tiny_bundle(folder)
-        results: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
-        for _ in range(rounds):
-            for contender, taken in results.items():
-                taken.append(one_round(contender, slide, model, given.threads))
-        found = report(results, _mpx(slide))
+        for words, setting in settings(given, Path(name)):
+            mpx = setting.mpx
+            print(f"-- {words}: {setting.slide.name}, {mpx:.0f} Mpx, {setting.cores} cores", flush=True)
+            tables[words] = report(setting.results(), mpx)
     if given.json:
+        found = tables.get("all") or {"tables": tables}
         given.json.write_text(json.dumps(found, indent=1))
-
-
-def _mpx(slide: Path) -> float:
-    import openslide  # noqa: PLC0415 - contenders load only their own
-
-    with openslide.OpenSlide(str(slide)) as wsi:
-        width, height = wsi.dimensions
-    return float(width * height / 1e6)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@
     python scripts/make_slide.py OUT.tiff --side 8192 --sparse 2048,3072,4096,2048
 
 Glass, one round of pink tissue with purple nuclei, and discs of dense purple "tumour" where
-asked. It is drawn tile by tile, so memory stays flat at any size; ``--share`` stores equal tiles
+asked. With ``--tissue-of SLIDE`` the tissue is that of a real slide, a square of it repeated, instead
+of drawn nuclei. It is drawn tile by tile, so memory stays flat at any size; ``--share`` stores equal tiles
 once, which makes a slide of 100,000 × 100,000 pixels a matter of seconds. By default an Aperio-like
 description carries the resolution. ``--sparse x,y,w,h`` writes a generic TIFF that holds
 tiles only in that rectangle (grown to whole tiles), for which OpenSlide 4.0.1 and later
 report bounds; the resolution then stands in the TIFF tags.
 
-Nothing here is tissue: it is for tests, benchmarks and demos only.
+Nothing here is a specimen: it is for tests, benchmarks and demos only.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+import openslide
 import tifffile
 
 TILE = 256
@@ -32,7 +34,7 @@ STROMA = (226, 160, 196)
 NUCLEUS = (98, 62, 138)
 TUMOUR = (128, 70, 150)
 GRAIN_PX = 2048
-"""Side of the noise that is drawn once and repeated, in level-0 pixels."""
+"""Side of the noise, or of the real tissue, that is there once and repeated, in level-0 pixels."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Drawing:
     discs: tuple[Disc, ...] = ()
     levels: tuple[int, ...] = (1, 4, 16)
     sparse: tuple[int, int, int, int] | None = None
+    tissue: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     grain: npt.NDArray[np.uint8] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +91,15 @@ def _grain(seed: int, mpp: float) -> npt.NDArray[np.uint8]:
     return grain
 
 
+def tissue_of(path: Path) -> npt.NDArray[np.uint8]:
+    """The square (Y, X, 3) of a real slide's middle that is repeated; mirrored where the slide is smaller."""
+    with openslide.OpenSlide(str(path)) as slide:
+        width, height = (min(GRAIN_PX, side) for side in slide.dimensions)
+        corner = ((slide.dimensions[0] - width) // 2, (slide.dimensions[1] - height) // 2)
+        rgb_YX3 = np.asarray(slide.read_region(corner, 0, (width, height)).convert("RGB"))
+    return np.pad(rgb_YX3, ((0, GRAIN_PX - height), (0, GRAIN_PX - width), (0, 0)), mode="symmetric")
+
+
 def draw(drawing: Drawing, x: int, y: int, step: int, side: int = TILE) -> npt.NDArray[np.uint8]:
     """A tile (Y, X, 3) whose pixel (0, 0) begins at level-0 ``x, y`` and is ``step`` pixels wide."""
     px_x = x + (np.arange(side) + 0.5) * step
@@ -100,7 +112,8 @@ def draw(drawing: Drawing, x: int, y: int, step: int, side: int = TILE) -> npt.N
     if tissue.any():
         rows, columns = (px_y.astype(np.int64) % GRAIN_PX), (px_x.astype(np.int64) % GRAIN_PX)
         nuclei = drawing.grain[np.ix_(rows, columns)][..., None] / 255.0
-        tile[tissue] = (np.array(STROMA) * (1 - nuclei) + np.array(NUCLEUS) * nuclei)[tissue]
+        drawn = np.array(STROMA) * (1 - nuclei) + np.array(NUCLEUS) * nuclei
+        tile[tissue] = (drawn if drawing.tissue is None else drawing.tissue[np.ix_(rows, columns)])[tissue]
         for disc in drawing.discs:
             inside = np.hypot(px_x[None, :] - disc.x, px_y[:, None] - disc.y) < disc.r
             dense = np.array(TUMOUR) * (1 - nuclei / 2) + np.array(NUCLEUS) * nuclei / 2
@@ -233,6 +246,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--share", action="store_true", help="store equal tiles once: a huge slide in seconds, and small"
     )
+    parser.add_argument("--tissue-of", type=Path, metavar="SLIDE", help="a real slide whose tissue to repeat")
     given = parser.parse_args(arguments)
     drawing = Drawing(
         given.side,
@@ -242,6 +256,7 @@ def main(arguments: list[str]) -> int:
         glass=given.glass,
         discs=tuple(given.disc),
         sparse=given.sparse,
+        tissue=None if given.tissue_of is None else tissue_of(given.tissue_of),
     )
     write(given.path, drawing, share=given.share)
     print(f"{given.path}: {given.side} x {given.side} px at {given.mpp:g} um/px, {len(given.disc)} disc(s)")
