@@ -168,7 +168,7 @@ def test_a_finished_slide_is_skipped_and_one_of_other_settings_refused(tmp_path:
 
 def test_two_runs_on_one_output_do_not_mix(tmp_path: Path) -> None:
     slide, out = drawn(tmp_path / "disc.svs", "--side", "512"), tmp_path / "out"
-    with Place(out).claimed(), pytest.raises(OutputError, match=r"being written by .+ pid \d+"):
+    with Place(out).claimed(), pytest.raises(OutputError, match=r"/out is being written by .+ pid \d+"):
         job().segment(recipe(slide), out, quiet)
     job().segment(recipe(slide), out, quiet)
 

@@ -27,23 +27,30 @@ class Interruption(KeyboardInterrupt):
 def heeded() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end what is done within as Ctrl-C ends it: in order, with its records.
 
-    One that is ignored already, as nohup has it, stays so. Does nothing outside the main thread.
+    While it ends so, a second Ctrl-C ends the process at once, and the others are passed over (some
+    systems send them twice). One that is ignored already, as nohup has it, stays so. Does nothing
+    outside the main thread.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    ours = [number for number, how in before.items() if how == signal.SIG_DFL]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     if threading.current_thread() is not threading.main_thread():
-        ours = []
+        before = {}
+    ours = [number for number, how in before.items() if how in {signal.SIG_DFL, signal.default_int_handler}]
+
+    def end(number: int, _: FrameType | None) -> None:
+        for one in ours:
+            signal.signal(one, at_once if one == signal.SIGINT else signal.SIG_IGN)
+        raise Interruption(number)
+
+    def at_once(_: int, __: FrameType | None) -> None:
+        os._exit(CTRL_C)
+
     for number in ours:
-        signal.signal(number, _end)
+        signal.signal(number, end)
     try:
         yield
     finally:
         for number in ours:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _end(number: int, _: FrameType | None) -> None:
-    raise Interruption(number)
+            signal.signal(number, before[number])
 
 
 @contextmanager

@@ -178,7 +178,8 @@ def _locked(path: Path, *, patient: bool = False) -> int:
         except BlockingIOError as error:
             owner = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(handle)
-            msg = f"{path.parent} is being written by {owner}; wait for it, or choose another folder with -o"
+            what = path.with_name(path.name.removeprefix(".").removesuffix(".lock"))
+            msg = f"{what} is being written by {owner}; wait for it, or choose another folder with -o"
             raise OutputError(msg) from error
         if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
             os.pwrite(handle, f"{socket.gethostname()} pid {os.getpid()}\n".encode(), 0)
