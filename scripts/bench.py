@@ -84,8 +84,7 @@ class Setting:
     @property
     def job(self) -> dict[str, Any]:
         """The job but for ``out``; every patch with tissue is in it."""
-        about = {"name": "tiny", "encoder": "mit_b0", "licence": "none", "trained_on": "nothing"}
-        tiny = BundleSpec.model_construct(**about, threshold=TINY_THRESHOLD, folds=())
+        tiny = BundleSpec.model_construct(name="tiny", threshold=TINY_THRESHOLD, folds=())
         spec = tiny if self.bundle is None else load_spec(self.bundle)
         network = Tiny() if self.bundle is None else Plain(self.bundle)
         file = self.folder / "network.pt"
@@ -94,7 +93,7 @@ class Setting:
             with warnings.catch_warnings(
                 action="ignore"
             ):  # deprecated, and what every rival's torch can load
-                torch.jit.trace(network.eval(), sample, check_trace=False).save(str(file))
+                torch.jit.trace(network.eval(), sample, check_trace=False).save(str(file))  # type: ignore[no-untyped-call]
         with open_slide(self.slide) as slide:
             plan, tissue = make_plan(slide.info, spec), find_slide_tissue(slide)
         cores = [plan.scale.to_l0(patch.core) for block in plan.grid for patch in block.patches]
@@ -189,14 +188,15 @@ def settings(given: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Set
     bundle = None if given.model is None else find_bundle(given.model).absolute()
     side, rounds = (8192, 1) if given.quick else (given.side, given.rounds)
     usual = {"sides": side, "cores": given.cores, "readers": given.readers}
-    for step in GROWTH[given.grow] if given.grow else [None]:
-        now = usual if step is None else {**usual, given.grow: step}
-        if given.grow == "cores" and step > (os.cpu_count() or 1):
+    steps = [{given.grow: step} for step in GROWTH[given.grow]] if given.grow else [{}]
+    for step in steps:
+        now = {**usual, **step}
+        if now["cores"] > (os.cpu_count() or 1):
             continue
         slide = given.slide.absolute() if given.slide else folder / f"made-{now['sides']}.svs"
         if not slide.exists():
             made(folder, now["sides"])
-        words = "all" if step is None else f"{given.grow} {step}"
+        words = " ".join(f"{name} {count}" for name, count in step.items()) or "all"
         yield words, Setting(folder, slide, bundle, rivals, rounds, now["cores"], now["readers"])
 
 

@@ -59,7 +59,7 @@ class Job:
 
     def network_of(self) -> Callable[[Rgb], Prob]:
         """The network as a function, which notes what it takes."""
-        script, lock = torch.jit.load(self.network).eval(), threading.Lock()
+        script, lock = torch.jit.load(self.network).eval(), threading.Lock()  # type: ignore[no-untyped-call]
 
         def predict(rgb_BYX3: Rgb) -> Prob:
             if self.bundle is None:
@@ -109,7 +109,7 @@ class Loaded:
 
 def wsiseg(job: Job) -> Run:
     """Segment with wsiseg, one fold, on the CPU."""
-    from wsiseg import export, look, one_slide, pipeline, reads, recipes  # noqa: PLC0415
+    from wsiseg import canvas, export, look, one_slide, pipeline, reads, recipes  # noqa: PLC0415
     from wsiseg.bundle import BundleSpec, FoldFile  # noqa: PLC0415
     from wsiseg.options import MapOptions, PolygonOptions  # noqa: PLC0415
     from wsiseg.readers import pyramid  # noqa: PLC0415
@@ -130,7 +130,7 @@ def wsiseg(job: Job) -> Run:
     for owner, name, stage in (
         (pyramid, "resize", "resize"),
         (reads.PatchReader, "read", "read"),
-        (pipeline.ProbabilityMap, "write", "write"),
+        (canvas.ProbabilityMap, "write", "write"),
         (pipeline, "mean_and_spread", "write"),
         (pipeline, "outline", "outline"),
         (one_slide, "join", "outline"),

@@ -135,7 +135,7 @@ def outline(
 
 
 def _runs(mask_YX: npt.NDArray[np.bool_]) -> Ints:
-    """Where the runs of true pixels begin and end, by turns, in the flattened mask; none goes round a row's end.
+    """Where runs of true pixels begin and end, by turns, in the flattened mask; none goes round a row's end.
 
     >>> _runs(np.array([[False, True, True], [True, False, True]])).tolist()
     [1, 3, 3, 4, 5, 6]
