@@ -100,3 +100,12 @@ def test_equal_tiles_may_be_stored_once_and_read_the_same(tmp_path: Path, whole:
         for step in (1, 4, 16):
             everything = Box[L0](0, 0, SIDE, SIDE), (SIDE // step, SIDE // step)
             assert np.array_equal(plain.read(*everything), sparing.read(*everything))
+
+
+def test_the_tissue_of_a_real_slide_is_repeated_where_tissue_is(whole: Path, tmp_path: Path) -> None:
+    slide = drawn(tmp_path / "again.svs", "--glass", "0", "--tissue-of", str(whole))
+    with open_slide(slide) as again, open_slide(whole) as first:
+        rgb, below = (again.read(Box(0, y, 256, 256), (256, 256)).astype(int) for y in (0, 2048))
+        there = first.read(Box(1024, 1024, 256, 256), (256, 256)).astype(int)
+    assert np.abs(rgb - below).max() == 0
+    assert np.abs(rgb - there).mean() < 4  # twice through JPEG
