@@ -16,13 +16,13 @@ import math
 import os
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,35 +154,42 @@ def kill(runs: int, kills: int, processes: int, side: int) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         slide = draw(folder, side)
-        start = time.monotonic()
         assert child(slide, folder / "whole", processes).wait() == 0
-        takes, expected, same = time.monotonic() - start, digest(folder / "whole"), 0
+        expected, same = digest(folder / "whole"), 0
+        blocks = len((folder / "whole" / "slide" / "ledger.jsonl").read_bytes().splitlines()) - 1
         for run in range(runs):
-            out = folder / str(run)
-            hit = 0
-            while hit < kills:
-                process = child(slide, out, processes)
-                time.sleep(dice.uniform(0.3, 1.0) * takes)
-                below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-                one = dice.choice([process.pid, *(worker.pid for worker in below)])
-                if process.poll() is None:
-                    os.kill(one, signal.SIGKILL)
-                    hit += 1
-                else:  # too late: begin this run anew, and strike earlier
-                    takes *= 0.7
-                    shutil.rmtree(out, ignore_errors=True)
-                    hit = 0
-                if one != process.pid:
-                    time.sleep(dice.uniform(0.1, 0.5) * takes)
-                    process.kill()
-                process.wait()
+            out, hits = folder / str(run), 0
+            for at in sorted(dice.randrange(blocks + 2) for _ in range(kills)):
+                hits += struck(
+                    child(slide, out, processes), out / ".slide.partial" / "ledger.jsonl", at, dice
+                )
             ended = child(slide, out, processes).wait()
-            same += ended == 0 and digest(out) == expected
-            print(
-                f"run {run}: {hit} kills", "the same" if digest(out) == expected else "DIFFERENT", flush=True
-            )
+            well = ended == 0 and digest(out) == expected
+            same += well
+            print(f"run {run}: {hits} kills", "the same" if well else "DIFFERENT", flush=True)
     print(f"{same} of {runs} the same")
     return runs - same
+
+
+def struck(process: "subprocess.Popen[bytes]", ledger: Path, at: int, dice: random.Random) -> bool:
+    """Kill a run, or a worker of it and then the run, once so many blocks are done; False if it ended before.
+
+    0 is from the start on, one more than there are is while the outlines are joined and written.
+    """
+    while process.poll() is None and (ledger.read_bytes().count(b"\n") if ledger.exists() else 0) < at:
+        time.sleep(0.005)
+    time.sleep(dice.uniform(0, 2.0 if at == 0 else 0.05))
+    hit = process.poll() is None
+    if hit:
+        below = psutil.Process(process.pid).children(recursive=True)
+        one = dice.choice([process.pid, *(worker.pid for worker in below)])
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+        if one != process.pid:
+            time.sleep(dice.uniform(0, 1.0))
+            process.kill()
+    process.wait()
+    return hit
 
 
 def many(slides: int) -> int:

@@ -203,7 +203,7 @@ def test_a_full_disk_is_a_sentence_and_room_lets_it_go_on(tmp_path: Path) -> Non
         "chaos['one_run'](Path(sys.argv[2]), Path(sys.argv[3]))"
     )
     chaos = runpy.run_path(str(CHAOS))
-    slide = chaos["draw"](tmp_path)
+    slide = chaos["draw"](tmp_path, 1500)
     child = [sys.executable, "-c", program, CHAOS, slide, tmp_path / "out"]
     done = subprocess.run(child, check=False, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
