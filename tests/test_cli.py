@@ -151,7 +151,8 @@ def test_a_disk_that_is_full_for_a_while_costs_no_row_of_the_summary(
             raise OutputError(msg)
         write(path, content)
 
-    monkeypatch.setattr("wsiseg.records.write_whole", sometimes)
+    for module in ("records", "summary"):
+        monkeypatch.setattr(f"wsiseg.{module}.write_whole", sometimes)
     absent = [tmp_path / f"{name}.svs" for name in "abc"]
     done = wsiseg("segment", *absent, "-j", 0, "-o", tmp_path / "out", "--model", bundle, "--device", "cpu")
     assert done.exit_code == 1
