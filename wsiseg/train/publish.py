@@ -15,7 +15,7 @@ from wsiseg.train.experiment import Experiment
 from wsiseg.train.folds import Fold
 from wsiseg.train.machine import Machine
 from wsiseg.train.recipe import Recipe
-from wsiseg.train.records import read_run, read_scores, write_learnt, write_text
+from wsiseg.train.records import read_run, read_scores, write_learnt, write_run, write_text
 from wsiseg.train.starts import read_about
 
 __all__ = ["publish", "versions"]
@@ -46,7 +46,9 @@ def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path]
         licence=licence_of(experiment.recipe.encoder),
         trained_on=learnt,
     )
-    start = f"{source.name} ({source.trained_on})" if source else _encoder_story(experiment.recipe, folds)
+    record = read_run(experiment.out)
+    assert record is not None, "a training begins with its record"
+    start = _start(experiment, folds)
     facts = {
         "device": f"{machine.device.type}, {'bfloat16' if machine.half else 'float32'}",
         "processes": str(machine.ranks),
@@ -66,10 +68,18 @@ def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path]
         experiment.note,
     )
     write_text(experiment.out / "README.md", write_card(spec, story))
-    record = read_run(experiment.out)
-    assert record is not None, "a training begins with its record"
+    write_run(experiment.out, {**record, "start": start})
     write_learnt(experiment.out, record["trained"])
     write_text(experiment.out / "bundle.json", spec.model_dump_json(indent=1) + "\n")
+
+
+def _start(experiment: Experiment, folds: Sequence[Fold]) -> str:
+    """Where the weights began, in words; of a bundle that was trained here, where those began too."""
+    if experiment.init_from is None:
+        return _encoder_story(experiment.recipe, folds)
+    folder = find_bundle(experiment.init_from)
+    source, before = load_spec(folder), (read_run(folder) or {}).get("start")
+    return f"{source.name} ({source.trained_on})" + (f", which started from {before}" if before else "")
 
 
 def _encoder_story(recipe: Recipe, folds: Sequence[Fold]) -> str:
