@@ -232,7 +232,7 @@ import runpy, sys
 from wsiseg import run
 from wsiseg.cli import main
 chaos = runpy.run_path(sys.argv.pop(1))
-run.Batch._bundle = lambda batch: (chaos["SPEC"], chaos["Slow"](seconds=0.3))
+run.Batch._bundle = lambda batch: (chaos["SPEC"], chaos["Slow"](seconds=1))
 main(sys.argv[1:])
 """
 
@@ -255,7 +255,7 @@ def test_a_run_that_is_told_to_end_ends_at_once_with_its_record_and_what_is_done
         assert child.poll() is None
         time.sleep(0.05)
     os.killpg(child.pid, number)  # as a terminal does it: to the worker processes as well
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=300)
     assert (child.returncode, "Traceback" in said) == (code, False), said
     assert "run the same command again" in said
     (record,) = (json.loads(path.read_text()) for path in out.glob("run-*.json"))

@@ -205,7 +205,7 @@ def _disagreement(record: Mapping[str, Any]) -> str:
         f"Regions above {limit:g} are classed *Tumor: Review*: {found['flagged']:.0%} of the regions, "
         f"{found['wrong_flagged']:.0%} of the wrong ones."
         if limit is not None
-        else "That is no ground for a limit of its own, so none is set."
+        else "A limit of its own takes ten wrong regions and an interval above chance: none is set."
     )
     rows = [[f"{s['spread']:.3f}", f"{s['wrong']:.0%}", str(s["count"])] for s in found["curve"]]
     return (
