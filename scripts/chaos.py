@@ -30,26 +30,15 @@ import numpy as np
 import numpy.typing as npt
 import psutil  # type: ignore[import-untyped]
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.inputs import SlideInput
 from wsiseg.one_slide import Progress
 from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
 from wsiseg.plan import ACTIVATION_BYTES_PER_PX, FOUND_BYTES, LIBRARY_BYTES, SLIDE_BYTES, make_plan
 from wsiseg.readers import open_slide
 from wsiseg.run import Batch
-from wsiseg.testing import Darkness, Stretched
+from wsiseg.testing import DARKNESS, Darkness, Stretched
 
 MAKE_SLIDE = Path(__file__).with_name("make_slide.py")
-SPEC = BundleSpec(
-    name="darkness",
-    encoder="mit_b0",
-    patch_px=375,
-    input_px=256,
-    margin=64,
-    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
-    licence="none",
-    trained_on="nothing",
-)
 
 
 @dataclass(frozen=True)
@@ -112,7 +101,7 @@ def batch_of(out: Path, *, processes: int = 0, slow_s: float = 0.0) -> Batch:
     """What is the same for every slide of a run here: small blocks, and darkness for tumour."""
     recipe = Slow(seconds=slow_s) if slow_s else Darkness()
     cluster = ClusterOptions(workers=processes)
-    return Batch(out, MapOptions(block=1), PolygonOptions(), cluster=cluster, model=(SPEC, recipe))
+    return Batch(out, MapOptions(block=1), PolygonOptions(), cluster=cluster, model=(DARKNESS, recipe))
 
 
 def failures(batch: Batch, slides: list[Path], strike: Strike = lambda *_: None) -> dict[str, str]:
@@ -200,7 +189,7 @@ def many(slides: int) -> int:
         inputs = [SlideInput(folder / f"s{number:05}.svs", f"s{number:05}") for number in range(slides)]
         for one in inputs:
             os.link(drawn, folder / f"{one.name}.svs")
-        batch = Batch(folder / "out", MapOptions(), PolygonOptions(), model=(SPEC, Darkness()))
+        batch = Batch(folder / "out", MapOptions(), PolygonOptions(), model=(DARKNESS, Darkness()))
         start, bad = time.monotonic(), 0
         for number, outcome in enumerate(batch.run(inputs, lambda *_: None), 1):
             bad += outcome.status != "done"
@@ -219,7 +208,7 @@ def memory(side: int, tissue_px: int, block: int) -> int:
         spot = f"{side / 2},{side / 2},{tissue_px / 2}"
         drawing = ("--glass", str(glass), "--mpp", "0.25", "--share", "--disc", spot)
         slide = draw(folder, side, *drawing)
-        spec = SPEC.model_copy(update={"folds": SPEC.folds * Hungry.folds})
+        spec = DARKNESS.model_copy(update={"folds": DARKNESS.folds * Hungry.folds})
         options = MapOptions(block=block)
         with open_slide(slide) as opened:
             plan = make_plan(opened.info, spec, per_block=block)

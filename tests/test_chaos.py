@@ -232,7 +232,7 @@ import runpy, sys
 from wsiseg import run
 from wsiseg.cli import main
 chaos = runpy.run_path(sys.argv.pop(1))
-run.Batch._bundle = lambda batch: (chaos["SPEC"], chaos["Slow"](seconds=1))
+run.Batch._bundle = lambda batch: (chaos["DARKNESS"], chaos["Slow"](seconds=1))
 main(sys.argv[1:])
 """
 

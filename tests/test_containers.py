@@ -6,26 +6,15 @@ from pathlib import Path
 import pytest
 import shapely
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.export import outlining
 from wsiseg.one_slide import Job
 from wsiseg.options import MapOptions, PolygonOptions
 from wsiseg.pipeline import PREDICTORS, SLIDES
 from wsiseg.recipes import SlideRecipe
-from wsiseg.testing import Darkness
+from wsiseg.testing import DARKNESS, Darkness
 from wsiseg.workers import in_threads
 
 CMU = "real/CMU-1-Small-Region.svs"
-SPEC = BundleSpec(
-    name="dark",
-    encoder="mit_b0",
-    patch_px=375,
-    input_px=256,
-    margin=64,
-    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
-    licence="none",
-    trained_on="nothing",
-)
 LEAST_DICE = 0.99
 CONTAINERS = [  # all JPEG, as the first is; measured 0.998, 0.997, 0.998, 0.998 and 0.996
     "aperio-3level-jpeg.svs",
@@ -37,13 +26,19 @@ CONTAINERS = [  # all JPEG, as the first is; measured 0.998, 0.997, 0.998, 0.998
 
 
 def outlined(path: Path, out: Path) -> shapely.geometry.base.BaseGeometry:
-    how = outlining(PolygonOptions(min_area=2000, min_hole=500), SPEC)
+    how = outlining(PolygonOptions(min_area=2000, min_hole=500), DARKNESS)
     options = MapOptions(slide_mpp=0.499)
     job = Job(
-        SPEC, Darkness(radius=7, middle=0.32), "integers", options, how, overwrite=False, mapper=in_threads(1)
+        DARKNESS,
+        Darkness(radius=7, middle=0.32),
+        "integers",
+        options,
+        how,
+        overwrite=False,
+        mapper=in_threads(1),
     )
     try:
-        job.segment(SlideRecipe(path, 0.499, "--slide-mpp", "auto", SPEC), out, lambda _: None)
+        job.segment(SlideRecipe(path, 0.499, "--slide-mpp", "auto", DARKNESS), out, lambda _: None)
     finally:
         SLIDES.clear()
         PREDICTORS.clear()

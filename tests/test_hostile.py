@@ -8,27 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.errors import SlideError
 from wsiseg.inputs import find_slides
 from wsiseg.options import MapOptions, PolygonOptions
 from wsiseg.pipeline import PREDICTORS, SLIDES
 from wsiseg.readers.preflight import preflight
 from wsiseg.run import Batch
-from wsiseg.testing import Darkness
+from wsiseg.testing import DARKNESS, Darkness
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CMU = "slides/real/CMU-1-Small-Region.svs"
-SPEC = BundleSpec(
-    name="darkness",
-    encoder="mit_b0",
-    patch_px=375,
-    input_px=256,
-    margin=64,
-    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
-    licence="none",
-    trained_on="nothing",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +49,7 @@ def test_a_batch_of_hostile_files_finishes_the_good_ones_between_them(shared: Pa
     )
     between = [Path(shutil.copy(good, tmp_path / f"good-{number}.svs")) for number in range(3)]
     named = [between[0], *hostile[:5], between[1], *hostile[5:], between[2]]
-    batch = Batch(tmp_path / "out", MapOptions(slide_mpp=0.5), PolygonOptions(), model=(SPEC, Darkness()))
+    batch = Batch(tmp_path / "out", MapOptions(slide_mpp=0.5), PolygonOptions(), model=(DARKNESS, Darkness()))
     outcomes = {outcome.slide.path: outcome for outcome in batch.run(find_slides(named), lambda *_: None)}
     assert {path for path, outcome in outcomes.items() if outcome.status == "done"} == set(between)
     for path in hostile:

@@ -9,23 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.inputs import SlideInput
 from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
 from wsiseg.pipeline import PREDICTORS, SLIDES
 from wsiseg.run import Batch
-from wsiseg.testing import Darkness
+from wsiseg.testing import DARKNESS, Darkness
 
-SPEC = BundleSpec(
-    name="darkness",
-    encoder="mit_b0",
-    patch_px=375,
-    input_px=256,
-    margin=64,
-    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
-    licence="none",
-    trained_on="nothing",
-)
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
 DEADLY = '''
@@ -79,7 +68,7 @@ def slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str
 
 def ended(out: Path, *slides: SlideInput) -> dict[str, tuple[str, str]]:
     batch = Batch(
-        out, MapOptions(block=1), PolygonOptions(), cluster=ClusterOptions(1), model=(SPEC, Darkness())
+        out, MapOptions(block=1), PolygonOptions(), cluster=ClusterOptions(1), model=(DARKNESS, Darkness())
     )
     return {done.slide.name: (done.status, done.reason) for done in batch.run(slides, lambda *_: None)}
 

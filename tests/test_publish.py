@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.errors import OutputError
 from wsiseg.export import outlining
 from wsiseg.manifest import SlideManifest
@@ -21,20 +20,10 @@ from wsiseg.options import MapOptions, PolygonOptions
 from wsiseg.pipeline import PREDICTORS, SLIDES
 from wsiseg.recipes import SlideRecipe
 from wsiseg.reoutline import reoutline
-from wsiseg.testing import Darkness
+from wsiseg.testing import DARKNESS, Darkness
 from wsiseg.workers import serially
 
-SPEC = BundleSpec(
-    name="darkness",
-    encoder="mit_b0",
-    patch_px=375,
-    input_px=256,
-    margin=64,
-    min_area_um2=0,
-    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
-    licence="none",
-    trained_on="nothing",
-)
+SPEC = DARKNESS.model_copy(update={"min_area_um2": 0})
 JOB = Job(
     SPEC,
     Darkness(),

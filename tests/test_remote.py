@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.cli_options import SLIDE
 from wsiseg.errors import SlideOpenError
@@ -25,20 +24,10 @@ from wsiseg.readers.preflight import preflight
 from wsiseg.readers.remote import fingerprint_remote
 from wsiseg.records import RunRecord
 from wsiseg.run import Batch
-from wsiseg.testing import Darkness
+from wsiseg.testing import DARKNESS, Darkness
 
 pytest.importorskip("aiohttp", reason="the extra 'remote' is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
-SPEC = BundleSpec(
-    name="darkness",
-    encoder="mit_b0",
-    patch_px=375,
-    input_px=256,
-    margin=64,
-    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
-    licence="none",
-    trained_on="nothing",
-)
 
 
 class Files(BaseHTTPRequestHandler):
@@ -119,7 +108,7 @@ def test_a_slide_on_a_server_has_the_pixels_and_the_map_it_has_as_a_file(
     for place, out in ((where, tmp_path / "there"), (slide, tmp_path / "here")):
         inputs = find_slides([place])
         batch = Batch(
-            out, MapOptions(slide_mpp=0.5, reader="tiffslide"), PolygonOptions(), model=(SPEC, Darkness())
+            out, MapOptions(slide_mpp=0.5, reader="tiffslide"), PolygonOptions(), model=(DARKNESS, Darkness())
         )
         (outcome,) = batch.run(inputs, lambda *_: None)
         assert (outcome.status, outcome.reason) == ("done", "")

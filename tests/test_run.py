@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.cli import main
 from wsiseg.errors import SlideReadError, UsageError
@@ -26,20 +25,10 @@ from wsiseg.pipeline import PREDICTORS, SLIDES
 from wsiseg.records import RunRecord
 from wsiseg.report import write_report
 from wsiseg.run import Batch, Outcome
-from wsiseg.testing import Darkness
+from wsiseg.testing import DARKNESS, Darkness
 from wsiseg.workers import within
 
 MAKE_SLIDE = Path(__file__).parents[1] / "scripts" / "make_slide.py"
-SPEC = BundleSpec(
-    name="darkness",
-    encoder="mit_b0",
-    patch_px=375,
-    input_px=256,
-    margin=64,
-    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
-    licence="none",
-    trained_on="nothing",
-)
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
 
@@ -59,7 +48,11 @@ def _nothing_stays_open() -> Iterator[None]:
 
 
 def batch(out: Path, **changes: object) -> Batch:
-    settings = {"map_options": MapOptions(), "polygon_options": PolygonOptions(), "model": (SPEC, Darkness())}
+    settings = {
+        "map_options": MapOptions(),
+        "polygon_options": PolygonOptions(),
+        "model": (DARKNESS, Darkness()),
+    }
     return Batch(out, **settings | changes)  # type: ignore[arg-type]
 
 

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import OutputError, SlideOpenError, SlideReadError
 from wsiseg.export import outlining
@@ -47,22 +46,12 @@ from wsiseg.readers.preflight import preflight
 from wsiseg.recipes import SlideRecipe
 from wsiseg.reoutline import reoutline
 from wsiseg.salvage import Salvaging, salvage
-from wsiseg.testing import ArraySlide, BlurPredictor, Darkness
+from wsiseg.testing import DARKNESS, ArraySlide, BlurPredictor, Darkness
 from wsiseg.tissue import TissueMask, find_slide_tissue
 from wsiseg.workers import in_threads, serially
 
 Rgb = npt.NDArray[np.uint8]
 MAKE_SLIDE = Path(__file__).parents[1] / "scripts" / "make_slide.py"
-SPEC = BundleSpec(
-    name="darkness",
-    encoder="mit_b0",
-    patch_px=375,
-    input_px=256,
-    margin=64,
-    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
-    licence="none",
-    trained_on="nothing",
-)
 
 
 class Torn(ArraySlide):
@@ -158,7 +147,7 @@ def run(
 
 def plan_of(slide: ArraySlide, per_block: int) -> Plan:
     grid = Grid(slide.info.width, slide.info.height, 64, 16, per_block)
-    return Plan(slide.info, SPEC, Scale(1.0), grid, sparing=True)
+    return Plan(slide.info, DARKNESS, Scale(1.0), grid, sparing=True)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -282,13 +271,13 @@ def damaged(whole: Path, tmp_path: Path) -> tuple[Path, Box[L0]]:
 
 
 def job(**options: bool) -> Job:
-    how = outlining(PolygonOptions(), SPEC)
+    how = outlining(PolygonOptions(), DARKNESS)
     map_options = replace(MapOptions(), **options)  # type: ignore[arg-type]
-    return Job(SPEC, Darkness(), "integers", map_options, how, overwrite=False, mapper=in_threads(2))
+    return Job(DARKNESS, Darkness(), "integers", map_options, how, overwrite=False, mapper=in_threads(2))
 
 
 def recipe(path: Path, *, sparing: bool) -> SlideRecipe:
-    return SlideRecipe(path, None, "--slide-mpp", "auto", SPEC, sparing=sparing)
+    return SlideRecipe(path, None, "--slide-mpp", "auto", DARKNESS, sparing=sparing)
 
 
 def test_a_damaged_tile_fails_the_slide_by_the_name_of_its_region(

@@ -6,11 +6,24 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.geometry import L0, Box
 from wsiseg.resample import resize
 from wsiseg.slide import SlideInfo
 
-__all__ = ["ArraySlide", "BlurPredictor", "Darkness", "array_info"]
+__all__ = ["DARKNESS", "ArraySlide", "BlurPredictor", "Darkness", "array_info"]
+
+DARKNESS = BundleSpec(
+    name="darkness",
+    encoder="mit_b0",
+    patch_px=375,
+    input_px=256,
+    margin=64,
+    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
+    licence="none",
+    trained_on="nothing",
+)
+"""What a bundle of ``Darkness`` would say, which has no file: patches of 256 px make tests quick."""
 
 
 def array_info(width: int, height: int, *, mpp: float = 0.5, bounds: Box[L0] | None = None) -> SlideInfo:
