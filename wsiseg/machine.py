@@ -1,11 +1,14 @@
 """What this machine has to offer: cores and graphics cards, told without loading torch."""
 
+import ctypes
+import itertools
 import os
 import platform
 from pathlib import Path
 
-__all__ = ["cores", "gpu_name", "processor_name", "visible_gpus"]
+__all__ = ["cores", "gpu_name", "hand_back_memory", "processor_name", "visible_gpus"]
 
+_ASKED = itertools.count()
 DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
@@ -15,6 +18,17 @@ def cores() -> int:
     if given.isdigit() and int(given):
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hand_back_memory(*, every: int = 1) -> None:
+    """Give the system what has been freed: glibc keeps it, torn to pieces by many threads' large arrays.
+
+    With ``every``, only one call in so many of this process does it, for what is handed back costs time to
+    get again. Does nothing where the C library is another (``malloc_trim`` is glibc's own).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None and next(_ASKED) % every == 0:
+        trim(0)
 
 
 def visible_gpus() -> list[str]:

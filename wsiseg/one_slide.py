@@ -18,6 +18,7 @@ from wsiseg.export import Outlining, export_polygons
 from wsiseg.geometry import L0, Box
 from wsiseg.ledger import Ledger
 from wsiseg.look import Seen, View, look
+from wsiseg.machine import hand_back_memory
 from wsiseg.manifest import Counts, Result, SlideManifest, describe, versions
 from wsiseg.nodata import regions
 from wsiseg.options import MapOptions
@@ -141,6 +142,7 @@ class _InWork:
         lost = regions(plan, _lost(results), self._looked_at_px(work))
         clock.lap("blocks")
         with _JOINING:
+            hand_back_memory()  # of the blocks, which outlines have no use for
             outlines = join((result.regions for result in results), plan.grid.chunk)
             manifest = export_polygons(outlines, self._manifest(results, seen, lost), outlining, self.folder)
         clock.lap("export")

@@ -21,6 +21,7 @@ from wsiseg.errors import DeviceError, SlideReadError
 from wsiseg.geometry import Box, Canvas
 from wsiseg.grid import Block, Patch
 from wsiseg.ledger import Done, Ledger
+from wsiseg.machine import hand_back_memory
 from wsiseg.plan import Plan
 from wsiseg.polygons import Regions, outline
 from wsiseg.reads import PatchReaderRecipe
@@ -39,6 +40,9 @@ __all__ = [
     "plan_work",
     "segment",
 ]
+
+BLOCKS_A_TRIM = 16
+"""After so many blocks a process hands freed memory back; else that grows with the slide."""
 
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 """RGB patches (B, Y, X, 3) to each fold's probabilities (F, B, Y, X)."""
@@ -235,6 +239,7 @@ class BlockTask:
             done, resumed = Done(work.row, work.column, sha256, len(work.patches), lost_px), False
         with _timed(seconds, "outline"):
             regions = outline(*map_CYX, threshold_u8=self.threshold_u8, x=block.core.x, y=block.core.y)
+        hand_back_memory(every=BLOCKS_A_TRIM)
         return BlockResult(done, regions, seconds, resumed)
 
     def _predict(
