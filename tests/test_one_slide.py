@@ -18,7 +18,6 @@ import pytest
 import shapely
 from scipy import ndimage
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import OutputError, PlanError, WsisegError
 from wsiseg.export import Outlining, outlining
@@ -29,19 +28,11 @@ from wsiseg.pipeline import PREDICTORS, SLIDES, Predict
 from wsiseg.place import Place
 from wsiseg.qupath import check
 from wsiseg.recipes import SlideRecipe
+from wsiseg.testing import DARKNESS
 from wsiseg.workers import in_threads, serially
 
 MAKE_SLIDE = Path(__file__).parents[1] / "scripts" / "make_slide.py"
-SPEC = BundleSpec(
-    name="purple",
-    encoder="mit_b0",
-    patch_px=375,
-    input_px=256,
-    margin=64,
-    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
-    licence="none",
-    trained_on="nothing",
-)
+SPEC = DARKNESS.model_copy(update={"name": "purple"})
 
 
 @dataclass(frozen=True)

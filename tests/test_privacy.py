@@ -20,7 +20,6 @@ import zarr
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.export import outlining
 from wsiseg.inputs import SlideInput
 from wsiseg.one_slide import Job
@@ -31,14 +30,12 @@ from wsiseg.records import RunRecord
 from wsiseg.reoutline import reoutline
 from wsiseg.report import write_report
 from wsiseg.run import Outcome
+from wsiseg.testing import DARKNESS
 from wsiseg.workers import serially
 
 PLANTED = ("DOE^JANE", "1961-02-30", "MRN-4711", "ACC-0815", "Dr. Planted", "S-99-LABEL", "2019:01:02")
 SIDE, LABEL_RGB = 768, (10, 250, 30)
-SPEC = BundleSpec(
-    name="dark", encoder="mit_b0", patch_px=375, input_px=256, margin=64, min_area_um2=0,
-    folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),), licence="none", trained_on="nothing",
-)  # fmt: skip
+SPEC = DARKNESS.model_copy(update={"min_area_um2": 0})
 
 
 @dataclass(frozen=True)

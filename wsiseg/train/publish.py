@@ -33,7 +33,8 @@ def versions() -> dict[str, str]:
 
 def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path], machine: Machine) -> None:
     """Write ``bundle.json``, the card and ``learnt.json`` from what was trained."""
-    source = experiment.init_from and load_spec(find_bundle(experiment.init_from))
+    folder = experiment.init_from and find_bundle(experiment.init_from)
+    source = folder and load_spec(folder)
     cases = list({case.key: case for fold in folds for case in fold.train}.values())
     learnt = trained_on(cases)
     if source and source.trained_on != learnt:
@@ -48,7 +49,7 @@ def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path]
     )
     record = read_run(experiment.out)
     assert record is not None, "a training begins with its record"
-    start = _start(experiment, folds)
+    start = _started(folder, source) if folder and source else _encoder_story(experiment.recipe, folds)
     facts = {
         "device": f"{machine.device.type}, {'bfloat16' if machine.half else 'float32'}",
         "processes": str(machine.ranks),
@@ -73,12 +74,9 @@ def publish(experiment: Experiment, folds: Sequence[Fold], files: Sequence[Path]
     write_text(experiment.out / "bundle.json", spec.model_dump_json(indent=1) + "\n")
 
 
-def _start(experiment: Experiment, folds: Sequence[Fold]) -> str:
-    """Where the weights began, in words; of a bundle that was trained here, where those began too."""
-    if experiment.init_from is None:
-        return _encoder_story(experiment.recipe, folds)
-    folder = find_bundle(experiment.init_from)
-    source, before = load_spec(folder), (read_run(folder) or {}).get("start")
+def _started(folder: Path, source: BundleSpec) -> str:
+    """What a training began from, in words; of a bundle that was trained here, where that began too."""
+    before = (read_run(folder) or {}).get("start")
     return f"{source.name} ({source.trained_on})" + (f", which started from {before}" if before else "")
 
 
