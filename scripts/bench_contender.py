@@ -129,6 +129,7 @@ def wsiseg(job: Job) -> Run:
         model = spec, Loaded(job.network_of())
     for owner, name, stage in (
         (pyramid, "resize", "resize"),
+        (pyramid, "shrink", "resize"),
         (reads.PatchReader, "read", "read"),
         (canvas.ProbabilityMap, "write", "write"),
         (pipeline, "mean_and_spread", "write"),

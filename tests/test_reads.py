@@ -121,9 +121,15 @@ def test_a_piece_that_cannot_be_read_fails_all_who_want_it_and_is_tried_again() 
     assert len(slide.reads) == 25
 
 
+@pytest.mark.parametrize("on_lattice", [False, True])
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 0.9])
-def test_pieces_of_a_real_slide_are_bit_by_bit_parts_of_the_whole(shared: Path, mpp: float) -> None:
-    with open_slide(shared / "slides/derived/aperio-3level-jpeg.svs", mpp=mpp) as slide:
+def test_pieces_of_a_real_slide_are_bit_by_bit_parts_of_the_whole(
+    shared: Path, mpp: float, on_lattice: bool
+) -> None:
+    path = shared / "slides/derived/aperio-3level-jpeg.svs"
+    with open_slide(path, mpp=mpp) as slide:
+        if on_lattice:
+            slide.for_patches()
         plan = make_plan(slide.info, SPEC)
         for block in plan.grid:
             whole_YX3 = slide.read(plan.scale.to_l0(block.read), (block.read.h, block.read.w))

@@ -15,6 +15,7 @@ from wsiseg.errors import PlanError, ResolutionError
 from wsiseg.geometry import Scale
 from wsiseg.grid import Grid
 from wsiseg.overview import MAX_PX
+from wsiseg.shrink import METHOD as RESAMPLING
 from wsiseg.slide import SlideInfo
 from wsiseg.tissue import METHOD, mask_factor
 
@@ -97,7 +98,7 @@ class Plan:
             "folds": len(spec.folds),
             "temperature": spec.temperature,
             "normalisation": [*spec.mean, *spec.std],
-            "resampling": spec.resample,
+            "resampling": f"{spec.resample}, {RESAMPLING}",
             "level-0 px per canvas px": self.scale.factor,
             "patch": [self.grid.patch, self.grid.margin],
             "block": self.grid.per_block,

@@ -37,7 +37,7 @@ class SlideRecipe:
         """
         if self.fingerprint is None:
             preflight(self.path, reader=self.reader, sparing=self.sparing)
-        return open_slide(
+        slide = open_slide(
             self.path,
             mpp=self.mpp,
             mpp_source=self.mpp_source,
@@ -45,6 +45,7 @@ class SlideRecipe:
             kernel=self.spec.resample,
             known_fingerprint=self.fingerprint,
         )
+        return slide.for_patches()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from wsiseg.errors import PlanError, SlideOpenError, SlideReadError, WsisegError
 from wsiseg.geometry import L0, Box
 from wsiseg.readers.levels import Level, Levels, OpenLevels, Raw
 from wsiseg.resample import SUPPORT, Kernel, resize
+from wsiseg.shrink import shrink, shrinks
 from wsiseg.slide import SlideInfo
 
 __all__ = ["LATTICE", "PyramidSlide", "damaged", "downsamples"]
@@ -78,6 +79,7 @@ class PyramidSlide:
         self._info = info
         self._reopen = reopen
         self._kernel = kernel
+        self._shrinking = False
         self._sizes = levels.facts.levels
         self._downsamples = downsamples(self._sizes)
         self._lock = threading.Lock()
@@ -100,18 +102,24 @@ class PyramidSlide:
             SlideOpenError: so it is, and the file cannot be opened again either.
         """
         height, width = size
-        out_YX3 = np.full((height, width, 3), 255, np.uint8)
+        out_YX3 = np.empty((height, width, 3), np.uint8)
         if not (box and out_YX3.size):
-            return out_YX3
+            return np.full_like(out_YX3, 255)
         step_x, step_y = box.w / width, box.h / height
         level = self._best_level(min(step_x, step_y))
         side = self._cell_side(level, max(step_x, step_y))
+        shrinking = self._shrinks(level, step_x, step_y, side)
         for rows, columns in _cells(size, side):
             left, right = box.x + columns.start * step_x, box.x + columns.stop * step_x
             top, bottom = box.y + rows.start * step_y, box.y + rows.stop * step_y
             cell = out_YX3[rows, columns]
-            self._fill(cell, level, (left, top, right, bottom))
+            self._fill(cell, level, (left, top, right, bottom), shrinking=shrinking)
         return out_YX3
+
+    def for_patches(self) -> Self:
+        """The same, and boxes on the lattice of level 0 are resampled by ``shrink``, which loads torch."""
+        self._shrinking = True
+        return self
 
     def probe(self, *, sparing: bool = False) -> None:
         """Read the first corner, the middle and the last corner of every level.
@@ -161,8 +169,23 @@ class PyramidSlide:
             side //= 2
         return side
 
+    def _shrinks(self, level: int, step_x: float, step_y: float, side: int) -> bool:
+        """Whether cells are resampled by ``shrink``; the same for one level and step.
+
+        Only on level 0: there every cell of the lattice begins on a whole pixel.
+        """
+        if not self._shrinking or self._kernel != "bilinear" or self._downsamples[level] != (1, 1):
+            return False
+        whole = self._sizes[level].whole and (side * step_x).is_integer() and (side * step_y).is_integer()
+        return whole and shrinks(step_x, step_y)
+
     def _fill(
-        self, cell_YX3: npt.NDArray[np.uint8], level: int, where: tuple[float, float, float, float]
+        self,
+        cell_YX3: npt.NDArray[np.uint8],
+        level: int,
+        where: tuple[float, float, float, float],
+        *,
+        shrinking: bool,
     ) -> None:
         """Write the level-0 rectangle ``left, top, right, bottom`` into a cell of the output."""
         x_step, y_step = self._downsamples[level]
@@ -174,6 +197,7 @@ class PyramidSlide:
         crop: Box[L0] = Box(x, y, math.ceil(right) + pad - x, math.ceil(bottom) + pad - y)
         inside = crop & Box(0, 0, self._sizes[level].width, self._sizes[level].height)
         if not inside:
+            cell_YX3[:] = 255
             return
         raw = self._read_level(level, (inside.x, inside.y, inside.w, inside.h))
         source_YX3 = raw.pixels
@@ -182,7 +206,10 @@ class PyramidSlide:
             source_YX3[inside.within(crop)] = raw.pixels
         x_shift, y_shift = x + raw.dx, y + raw.dy
         part = (left - x_shift, top - y_shift, right - x_shift, bottom - y_shift)
-        cell_YX3[:] = resize(source_YX3, (height, width), kernel=self._kernel, box=part)
+        if shrinking:
+            cell_YX3[:] = shrink(source_YX3, (height, width), box=part)
+        else:
+            cell_YX3[:] = resize(source_YX3, (height, width), kernel=self._kernel, box=part)
 
     def _read_level(self, level: int, box: tuple[int, int, int, int]) -> Raw:
         """Read once, and once more with a fresh handle: after one error OpenSlide's is dead.
