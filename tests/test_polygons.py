@@ -2,6 +2,7 @@ import math
 import pickle
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 import hypothesis.extra.numpy as hnp
@@ -16,6 +17,7 @@ from scipy import ndimage
 from wsiseg.errors import UsageError
 from wsiseg.polygons import Regions, join, outline, threshold_u8, tidy, within_budget
 from wsiseg.rings import corners, polygons_of
+from wsiseg.runs import label_runs
 
 Map = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -233,13 +235,30 @@ def test_a_polygon_that_simplifying_would_break_is_left_as_it_is(monkeypatch: py
 def test_polygons_are_sorted_by_their_first_vertex_however_the_labels_are_numbered(
     mask: Mask, random: Random
 ) -> None:
-    label, count = ndimage.label(mask)
-    names = list(range(1, count + 1))
+    runs = label_runs(mask)
+    names = list(range(runs.count))
     random.shuffle(names)
-    polygons, owner = polygons_of(corners(np.array([0, *names])[label], 0, 0))
-    first = [shapely.get_coordinates(polygon)[0][::-1].tolist() for polygon in polygons]
+    renamed = replace(runs, label_R=np.array(names, np.int64)[runs.label_R])
+    polygons, owner = polygons_of(corners(mask, renamed, 0, 0))
+    first = [shapely.get_coordinates(polygon)[0][::-1].astype(int).tolist() for polygon in polygons]
     assert first == sorted(first)
-    assert [label[int(y), int(x)] for y, x in first] == [names.index(name) + 1 for name in owner]
+    y_N, x_N = np.array(first, np.int64).reshape(-1, 2).T
+    assert renamed.label_at(y_N, x_N).tolist() == owner.tolist()
+
+
+@unhurried
+@given(masks | blobs)
+def test_runs_are_labelled_as_scipy_labels_their_pixels(mask: Mask) -> None:
+    label_YX, count = ndimage.label(mask)
+    runs = label_runs(mask)
+    y_N, x_N = np.nonzero(mask)
+    pairs = set(zip(runs.label_at(y_N, x_N).tolist(), label_YX[mask].tolist(), strict=True))
+    assert len(pairs) == runs.count == count
+    assert runs.lengths.sum() == mask.sum()
+    value_YX = np.arange(mask.size).astype(np.uint16).reshape(mask.shape)
+    summed = np.bincount(runs.label_R, weights=runs.sums(value_YX), minlength=count)
+    expected = ndimage.sum_labels(value_YX, label_YX, np.arange(1, count + 1))
+    assert sorted(summed.tolist()) == sorted(np.atleast_1d(expected).tolist())
 
 
 @unhurried

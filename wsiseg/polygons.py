@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapely
-from scipy import ndimage
 
 from wsiseg.errors import UsageError
 from wsiseg.rings import Ints, Polygons, corners, first_vertices, in_parts, polygons_of, ragged, spliced
+from wsiseg.runs import label_runs
 
 __all__ = ["Regions", "join", "outline", "threshold_u8", "tidy", "within_budget"]
 
 LEVELS = 255
 """A stored probability or disagreement is round(value × LEVELS)."""
 
+_TRIANGLE = 4  # coordinates of the smallest ring that has an inside, its repeated first one included
 _MOST_SIMPLIFIED_PX = 8  # beyond it small regions lose their shape, and much of their area
 
 Floats = npt.NDArray[np.float64]
@@ -121,42 +122,15 @@ def outline(
     rows, columns = _around(prob_YX >= threshold_u8)
     prob_YX, spread_YX = prob_YX[rows, columns], spread_YX[rows, columns]
     inside_YX = prob_YX >= threshold_u8
-    label_YX, count = ndimage.label(inside_YX)
-    polygons, label_N = polygons_of(corners(label_YX, x + columns.start, y + rows.start))
-    bounds = _runs(inside_YX)
-    label_R = label_YX.ravel()[bounds[::2]]
+    runs = label_runs(inside_YX)
+    polygons, label_N = polygons_of(corners(inside_YX, runs, x + columns.start, y + rows.start))
 
-    def total(run_R: npt.NDArray[Any]) -> Floats:
-        return _totals(label_R, run_R, count + 1)[label_N]
+    def total(run_R: Ints) -> Floats:
+        return _totals(runs.label_R, run_R, runs.count)[label_N]
 
-    area_N = total(bounds[1::2] - bounds[::2]).astype(np.int64)
-    means = (_mean(total(_run_sums(stored_YX, bounds)), area_N) for stored_YX in (prob_YX, spread_YX))
+    area_N = total(runs.lengths).astype(np.int64)
+    means = (_mean(total(runs.sums(stored_YX)), area_N) for stored_YX in (prob_YX, spread_YX))
     return Regions(polygons, area_N, *means)
-
-
-def _runs(mask_YX: npt.NDArray[np.bool_]) -> Ints:
-    """Where runs of true pixels begin and end, by turns, in the flattened mask; none goes round a row's end.
-
-    >>> _runs(np.array([[False, True, True], [True, False, True]])).tolist()
-    [1, 3, 3, 4, 5, 6]
-    """
-    rows, columns = mask_YX.shape
-    edged = np.zeros((rows, columns + 2), np.bool_)
-    edged[:, 1:-1] = mask_YX
-    row_N, column_N = np.divmod(np.flatnonzero(edged[:, 1:] != edged[:, :-1]), columns + 1)
-    return np.asarray(row_N * columns + column_N, np.int64)
-
-
-def _run_sums(stored_YX: npt.NDArray[np.uint8], bounds: Ints) -> Ints:
-    """The sum of the values in every run.
-
-    >>> _run_sums(np.array([[0, 1, 2], [3, 4, 5]], np.uint8), np.array([1, 3, 3, 4, 5, 6])).tolist()
-    [3, 3, 5]
-    """
-    if not stored_YX.any():  # the spread of one fold
-        return np.zeros(len(bounds) // 2, np.int64)
-    flat = np.append(stored_YX, np.uint8(0))  # a run may end where the block does
-    return np.add.reduceat(flat, bounds, dtype=np.int64)[::2]
 
 
 def _around(mask_YX: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
@@ -249,18 +223,44 @@ def within_budget(regions: Regions, *, simplify_px: float, max_vertices: int) ->
 def _simplified(polygons_N: Polygons, simplify_px: float) -> Polygons:
     """Polygons with the vertices left out that lie within ``simplify_px`` of the line without them.
 
-    An outline moves by less than twice that: GEOS looks at a ring's first vertex last. One that
-    would come out invalid is left as it is.
+    Each ring is simplified by itself (Douglas and Peucker), which takes a tenth of the time that it takes
+    to keep them from crossing; where they do cross, the polygon is simplified again with that care. Then
+    an outline may move by nearly twice as much: GEOS looks at a ring's first vertex last. One that would
+    come out invalid is left as it is.
     """
     if simplify_px <= 0:
         return polygons_N
 
     def simplified(some_N: Polygons) -> Polygons:
-        simple_N = shapely.simplify(some_N, simplify_px, preserve_topology=True)
-        return np.where(shapely.is_valid(simple_N), simple_N, some_N)
+        simple_N = _rings_simplified(some_N, simplify_px)
+        crossing = ~shapely.is_valid(simple_N)
+        with_care_N = shapely.simplify(some_N[crossing], simplify_px, preserve_topology=True)
+        simple_N[crossing] = np.where(shapely.is_valid(with_care_N), with_care_N, some_N[crossing])
+        return simple_N
 
     chosen: Polygons = in_parts(simplified, polygons_N)
     return chosen
+
+
+def _rings_simplified(polygons_N: Polygons, simplify_px: float) -> Polygons:
+    """Polygons each of whose rings is simplified by itself, and keeps an inside; rings may cross."""
+    if len(polygons_N) == 0:
+        return polygons_N
+    xy, rings, polygons = ragged(polygons_N)
+    ring_R = shapely.from_ragged_array(shapely.GeometryType.LINESTRING, xy, (rings,))
+    simple_R = shapely.simplify(ring_R, simplify_px, preserve_topology=False)
+    flat = shapely.get_num_coordinates(simple_R) < _TRIANGLE
+    if flat.any():
+        corner, owner = shapely.get_coordinates(ring_R[flat], return_index=True)
+        alone_R = shapely.polygons(shapely.linearrings(corner, indices=owner))
+        kept_R = shapely.simplify(alone_R, simplify_px, preserve_topology=True)
+        simple_R[flat] = shapely.get_exterior_ring(kept_R)
+    offsets = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(simple_R))])
+    coordinates = shapely.get_coordinates(simple_R)
+    built: Polygons = shapely.from_ragged_array(
+        shapely.GeometryType.POLYGON, coordinates, (offsets, polygons)
+    )
+    return built
 
 
 def _without_holes_under(

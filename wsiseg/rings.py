@@ -20,6 +20,8 @@ import shapely
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from wsiseg.runs import Runs
+
 __all__ = [
     "AT_ONCE",
     "Corners",
@@ -50,17 +52,14 @@ class Corners:
     owner_N: Ints
 
 
-def corners(label_YX: npt.NDArray[np.integer], left: int, top: int) -> Corners:
-    """The corners of every region's boundary in a block at pixel (left, top).
-
-    A region is one non-zero label, 4-connected.
+def corners(mask_YX: npt.NDArray[np.bool_], runs: Runs, left: int, top: int) -> Corners:
+    """The corners of every region's boundary in a block at pixel (left, top), given the mask's runs.
 
     A boundary runs straight between two corners, and the corners of one row, taken in pairs,
     are the ends of its horizontal runs; likewise the columns. Each corner ends one run of
     either kind, so the runs alone say which corner follows which.
     """
-    label = np.pad(label_YX, 1)
-    inside = label > 0
+    inside = np.pad(mask_YX, 1)
     across, down = inside[:-1] ^ inside[1:], inside[:, :-1] ^ inside[:, 1:]
     turn = across[:, :-1] ^ across[:, 1:]
     saddle = across[:, :-1] & across[:, 1:] & down[:-1] & down[1:]
@@ -70,18 +69,19 @@ def corners(label_YX: npt.NDArray[np.integer], left: int, top: int) -> Corners:
     y_N, x_N = np.divmod(vertex, turn.shape[1])
 
     west, east = np.arange(0, len(vertex), 2), np.arange(1, len(vertex), 2)
-    above, below = label[y_N[west], x_N[west] + 1], label[y_N[west] + 1, x_N[west] + 1]
-    owner_N = np.repeat(np.maximum(above, below).astype(np.int64), 2)
+    below = inside[y_N[west] + 1, x_N[west] + 1]
+    owner_N = np.repeat(runs.label_at(y_N[west] - ~below, x_N[west]), 2)
     next_N = np.empty(len(vertex), np.int64)
-    _link(next_N, west, east, below > 0)
+    _link(next_N, west, east, below)
 
     column = np.arange(len(vertex))
     first = np.flatnonzero(np.repeat(twice, 1 + twice))[::2]
-    _pair_saddles(column, first, label, (y_N[first], x_N[first]))
+    y, x = y_N[first], x_N[first]
+    _pair_saddles(column, first, runs, (y, x), inside[y, x])
     narrow = x_N.astype(np.min_scalar_type(turn.shape[1]))
     column = column[np.argsort(narrow, kind="stable")]
     north, south = column[0::2], column[1::2]
-    _link(next_N, north, south, label[y_N[north] + 1, x_N[north]] > 0)
+    _link(next_N, north, south, inside[y_N[north] + 1, x_N[north]])
     return Corners(x_N + left, y_N + top, next_N, owner_N)
 
 
@@ -90,17 +90,17 @@ def _link(next_N: Ints, start: Ints, end: Ints, forward: npt.NDArray[np.bool_]) 
     next_N[np.where(forward, start, end)] = np.where(forward, end, start)
 
 
-def _pair_saddles(column: Ints, first: Ints, label: npt.NDArray[np.integer], at: tuple[Ints, Ints]) -> None:
+def _pair_saddles(
+    column: Ints, first: Ints, runs: Runs, at: tuple[Ints, Ints], falling: npt.NDArray[np.bool_]
+) -> None:
     """Swap the two corners of a saddle in ``column`` where the second, eastern one goes up.
 
-    ``at`` is the saddles' vertex (y, x), which is also the pixel north-west of it in the
-    padded ``label``.
+    ``at`` is the saddles' vertex (y, x), which is also the pixel south-east of it; ``falling`` says that
+    the pixels north-west and south-east are those inside, and not the other two.
     """
     y, x = at
-    north_west = label[y, x]
-    falling = north_west > 0
-    one = np.where(falling, north_west, label[y, x + 1])
-    other = np.where(falling, label[y + 1, x + 1], label[y + 1, x])
+    one = runs.label_at(y - 1, np.where(falling, x - 1, x))
+    other = runs.label_at(y, np.where(falling, x, x - 1))
     swap = first[falling == (one == other)]
     column[swap], column[swap + 1] = swap + 1, swap
 
@@ -306,14 +306,14 @@ def _chained(edges: _Edges, owner_N: Ints) -> Corners:
     step_x, step_y = np.sign(edges.to_x_E - edges.x_E), np.sign(edges.to_y_E - edges.y_E)
     way_E = np.where(step_y == 0, 1 - step_x, 2 - step_y)
     width, height = int(edges.x_E.max(initial=0)) + 1, int(edges.y_E.max(initial=0)) + 1
-    place = 4 * ((owner_E * height + edges.y_E) * width + edges.x_E) + way_E
-    by_place = np.argsort(place)
-    place = place[by_place]
-    end = 4 * ((owner_E * height + edges.to_y_E) * width + edges.to_x_E)
-    next_E = np.full(len(place), -1, np.int64)
-    for turn in (1, 0, -1):  # right, straight, left: the last one found stays
-        wanted = end + (way_E + turn) % 4
-        found = np.minimum(np.searchsorted(place, wanted), len(place) - 1)
-        next_E = np.where(place[found] == wanted, by_place[found], next_E)
-    assert (next_E >= 0).all(), "an outline is not closed: parts overlap or were simplified"
+    corner_E = (owner_E * height + edges.y_E) * width + edges.x_E
+    by_corner = np.argsort(corner_E, kind="stable")
+    corner_E = np.append(corner_E[by_corner], -1)
+    end_E = (owner_E * height + edges.to_y_E) * width + edges.to_x_E
+    at_E = np.searchsorted(corner_E[:-1], end_E)
+    assert (corner_E[at_E] == end_E).all(), "an outline is not closed: parts overlap or were simplified"
+    one_E = by_corner[at_E]
+    two_E = np.where(corner_E[at_E + 1] == end_E, np.append(by_corner, 0)[at_E + 1], one_E)
+    turn_of_one, turn_of_two = ((way_E[some] - way_E + 1) % 4 for some in (one_E, two_E))  # left is 0
+    next_E = np.where(turn_of_two < turn_of_one, two_E, one_E)
     return Corners(edges.x_E, edges.y_E, next_E, owner_E)
