@@ -226,6 +226,16 @@ def test_an_unreadable_block_ends_the_slide_with_its_reason(tmp_path: Path) -> N
         run(tmp_path, slide, BlurPredictor(3), plan, mapper=in_threads(2))
 
 
+@pytest.mark.parametrize("folds", [1, 2, 5, 7, 32, 33])
+def test_the_mean_is_rounded_half_up_in_whole_numbers_at_every_step(folds: int) -> None:
+    steps = np.arange(1, 256) * 2 * 257 * folds - 257 * folds  # of 2 × the sum, where the mean goes up by one
+    total_N = np.unique([steps // 2 + shift for shift in (-1, 0, 1)]).clip(0, folds * 65535)
+    fine_FN = total_N // folds + (np.arange(folds)[:, None] < total_N % folds)
+    prob_FYX = (fine_FN / 65535).astype(np.float32)[:, None]
+    expected = (2 * 255 * total_N + folds * 65535) // (2 * folds * 65535)
+    assert np.array_equal(mean_and_spread(prob_FYX)[0, 0], expected)
+
+
 @settings(max_examples=60)
 @given(st.integers(1, 7), st.integers(0, 10**6))
 def test_mean_and_spread_are_numpys_and_no_order_of_folds_moves_them(folds: int, seed: int) -> None:

@@ -166,7 +166,7 @@ class ProbabilityMap:
         return cast("dict[str, Any]", zarr.open_group(self.path, mode="r").attrs["wsiseg"])
 
     def write(self, block: Block, map_CYX: Map) -> str:
-        """Write a block's chunk on every pyramid level, flushed to disk; return level 0's sha256 (hex).
+        """Write a block's chunk on every pyramid level, flushed; return the sha256 (hex) of level 0's.
 
         Raises:
             OutputError: the disk is full or cannot be written.
@@ -174,15 +174,16 @@ class ProbabilityMap:
         assert map_CYX.shape == (len(CHANNELS), block.core.h, block.core.w), (
             f"{map_CYX.shape} for {block.core}"
         )
-        row, column = block.index
-        level_CYX = map_CYX
+        sha256, level_CYX = hashlib.sha256(), map_CYX
         with _writable(self.path):
             for level in range(self.depth):
-                chunk = self.grid.chunk // 2**level
-                path = self.path / str(level) / "c" / "0" / str(row) / str(column)
-                write_chunk(path, level_CYX, (len(CHANNELS), chunk, chunk))
-                level_CYX = halved(level_CYX)
-        return _sha256(map_CYX)
+                if level:
+                    level_CYX = halved(level_CYX)
+                side = self.grid.chunk // 2**level
+                stored = write_chunk(self._chunk(block, level), level_CYX, (len(CHANNELS), side, side))
+                if level == 0:
+                    sha256.update(stored)
+        return sha256.hexdigest()
 
     def write_unreadable(self, block: Block, places: Iterable[Box[Canvas]]) -> None:
         """Mark places of a block, in canvas pixels, as ones of which nothing is known.
@@ -224,10 +225,11 @@ class ProbabilityMap:
         So must be its mark of the places ``(x, y, w, h)`` that could not be decoded.
         """
         row, column = block.index
+        first = self._chunk(block, 0)
         try:
-            level_CYX = self.read(block.core)
-            if _sha256(level_CYX) != sha256:
+            if hashlib.sha256(first.read_bytes() if first.exists() else b"").hexdigest() != sha256:
                 return False
+            level_CYX = self.read(block.core)
             marked_YX = _marked(block, (Box(*place) for place in unreadable))
             if not np.array_equal(self.unreadable(block.core), marked_YX):
                 return False
@@ -238,7 +240,7 @@ class ProbabilityMap:
                     self.read(Box(column * side, row * side, width, height), level), level_CYX
                 ):
                     return False
-        except CanvasError:
+        except (CanvasError, OSError):
             return False
         return True
 
@@ -256,6 +258,11 @@ class ProbabilityMap:
     def depth(self) -> int:
         """The number of pyramid levels."""
         return _depth(self.grid)
+
+    def _chunk(self, block: Block, level: int) -> Path:
+        """The file of a block's chunk on a pyramid level."""
+        row, column = block.index
+        return self.path / str(level) / "c" / "0" / str(row) / str(column)
 
     def _array(self, name: str) -> zarr.Array[Any]:
         return zarr.open_array(self.path / name, mode="r", zarr_format=3)
@@ -308,7 +315,3 @@ def _array(
         compressors=[ZstdCodec(level=LEVEL, checksum=CHECKSUM)],
         dimension_names=axes,
     )
-
-
-def _sha256(map_CYX: Map) -> str:
-    return hashlib.sha256(np.ascontiguousarray(map_CYX).tobytes()).hexdigest()

@@ -19,22 +19,25 @@ LEVEL, CHECKSUM = 1, True
 """Of zstd: the quickest, and with a checksum, without which a flipped bit passes."""
 
 
-def write_chunk(path: Path, held: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> None:
-    """Write the chunk of ``shape`` that holds ``held`` in its first corner and 0 elsewhere.
+def write_chunk(path: Path, held: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> bytes:
+    """Write the chunk of ``shape`` that holds ``held`` in its first corner and 0 elsewhere; return its bytes.
 
     A chunk that is all 0 is no file, as with zarr. The file appears whole, under its name, or not at all.
 
     Raises:
         OSError: it cannot be written; what stood there before is still there.
     """
+    stored = b""
     if held.any():
+        stored = bytes(Zstd(level=LEVEL, checksum=CHECKSUM).encode(_padded(held, shape)))
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, Zstd(level=LEVEL, checksum=CHECKSUM).encode(_padded(held, shape)))
+        _write_whole(path, stored)
     else:
         path.unlink(missing_ok=True)
     for folder in (path.parent, path.parent.parent):
         if folder.exists():
             _flush(folder)
+    return stored
 
 
 def _padded(held: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
