@@ -41,6 +41,8 @@ SPECK_UM2 = 2500.0
 HOLE_UM2 = 250_000.0
 """Smaller holes (500 × 500 µm: lumina, fat, folds) count as tissue."""
 OVERVIEW_DOWNSAMPLE = 4.0
+LITTLE_COARSER = 1.5
+"""A level by so much coarser than a thumbnail asks for is taken for it."""
 
 FAINT_UM2 = 10_000.0
 """Smaller islands (100 × 100 µm) of nothing but the faintest stain are noise."""
@@ -111,9 +113,14 @@ def has_overview(info: SlideInfo) -> bool:
 
 
 def overview(slide: Slide, max_px: int) -> npt.NDArray[np.uint8]:
-    """A thumbnail (Y, X, 3) of a slide's bounds, its longer side ``max_px`` or less."""
+    """A thumbnail (Y, X, 3) of a slide's bounds, its longer side ``max_px`` or less.
+
+    Where a level is only a little coarser than that, it is its pixels: the next finer has many more.
+    """
     bounds = slide.info.bounds
     shrink = max(1.0, max(bounds.w, bounds.h) / max_px)
+    near = [down for down in slide.info.downsamples if shrink <= down <= LITTLE_COARSER * shrink]
+    shrink = min(near, default=shrink)
     return slide.read(bounds, (max(1, round(bounds.h / shrink)), max(1, round(bounds.w / shrink))))
 
 
