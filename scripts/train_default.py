@@ -33,7 +33,8 @@ SECOND = "--mpp 1.0 --crop 256 --batch 4 --epochs 8 --steps 50 --warmup 0.5"
 SECOND += " --learning-rate 5e-4 --balance 0.5 --mosaic 0.7 --glass 0.15 --blur 1.2 --jpeg 50"
 SECOND += " --stain-jitter 0.15 --colour-jitter 0.2 --scale-jitter 0.2 --blend 0.5"
 BOTH = 1.8  # the pixels of both trainings, over those of the first
-TEACHING = "--learning-rate 1e-3 --balance 1 --scale-jitter 0.3 --stain-jitter 0.2"
+TEACHING = "--learning-rate 1e-3 --balance 1 --scale-jitter 0.3 --stain-jitter 0.2 --epochs {epochs}"
+TAUGHT = 5  # the epochs of teaching, over those of a fold's first training
 QUICK = "--crop 64 --batch 4 --epochs 2 --steps 3"
 PROBE = "--epochs 1 --steps 20 --train-folds 1 --limit 6"
 MERGED = "free"
@@ -70,7 +71,7 @@ def main() -> None:
     second = [*what, *shlex.split(SECOND), *quick, *more]
     left_out = domains(data, base) if given.left_out else []
     if given.minutes:
-        runs = BOTH * (5 + len(left_out)) + kind.taught * (1 + len(left_out))
+        runs = BOTH * (5 + len(left_out)) + kind.taught * TAUGHT * (1 + len(left_out))
         steps = fitted(work, base, given.minutes / runs)
         base += ["--steps", str(steps)]
         second += ["--steps", str(max(1, steps // 2))]
@@ -108,7 +109,7 @@ def options() -> tuple[argparse.Namespace, list[str]]:
 
 
 def teach(given: argparse.Namespace, base: list[str], out: Path, without: str) -> None:
-    """Teach an encoder on every image but a domain's, for as many steps as a fold is trained."""
+    """Teach an encoder on every image but a domain's, for longer than a fold is trained."""
     shared = (
         "--data",
         "--encoder",
@@ -122,8 +123,9 @@ def teach(given: argparse.Namespace, base: list[str], out: Path, without: str) -
     )
     wanted = only(base, (*shared, "--limit", "--image-mpp"))
     apart = [] if without == "all" else ["--without", without]
+    lesson = shlex.split(TEACHING.format(epochs=TAUGHT * int(value(base, "--epochs"))))
     teacher = ["--lesson", "distil", "--teacher-weights", given.teacher_weights]
-    wsiseg("pretrain", *teacher, *wanted, *apart, *shlex.split(TEACHING), "-o", str(out))
+    wsiseg("pretrain", *teacher, *wanted, *apart, *lesson, "-o", str(out))
 
 
 def twice(base: list[str], second: list[str], encoders: str, out: Path) -> None:
