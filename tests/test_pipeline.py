@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.canvas import ProbabilityMap
-from wsiseg.errors import SlideReadError
+from wsiseg.errors import DeviceError, SlideReadError
 from wsiseg.geometry import L0, Box, Scale
 from wsiseg.grid import Grid
 from wsiseg.ledger import Ledger
@@ -247,6 +247,17 @@ def test_mean_and_spread_are_numpys_and_no_order_of_folds_moves_them(folds: int,
         fine = [round(float(prob * np.float32(65535))) for prob in prob_FYX[:, *at]]
         assert stats[0][at] == math.floor(Fraction(255 * sum(fine), folds * 65535) + Fraction(1, 2))
     assert np.array_equal(mean_and_spread(rng.permutation(prob_FYX)), stats)
+
+
+def test_a_network_that_gives_no_numbers_fails_and_is_not_taken_for_no_tumour(tmp_path: Path) -> None:
+    def predict(rgb_BYX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        prob_FBYX = np.zeros((2, *rgb_BYX3.shape[:3]), np.float32)
+        prob_FBYX[1, -1, 3, 4] = np.nan
+        return prob_FBYX
+
+    slide = ArraySlide(noise(7, 40, 90))
+    with pytest.raises(DeviceError, match="no numbers for block"):
+        run(tmp_path, slide, predict, make_plan(slide, core=16, margin=3, per_block=2))
 
 
 def test_handles_are_shared_and_closed_when_others_take_their_place() -> None:

@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
+from unittest import mock
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from wsiseg import seams
 from wsiseg.errors import UsageError
 from wsiseg.polygons import Regions, join, outline, threshold_u8, tidy, within_budget
 from wsiseg.rings import corners, polygons_of
@@ -106,6 +108,14 @@ def test_hard_masks_are_outlined_and_joined_exactly(name: str) -> None:
     assert shapely.is_valid(whole.polygons_N).all()
     for chunk in range(1, 6):
         assert bytes_of(join(blocks(prob, spread, chunk), chunk)) == bytes_of(whole)
+
+
+@unhurried
+@given(masks | blobs, st.integers(1, 9), st.integers(1, 40))
+def test_how_many_edges_are_chained_at_once_changes_nothing(mask: Mask, chunk: int, at_once: int) -> None:
+    prob, spread = maps_of(mask)
+    with mock.patch.object(seams, "EDGES_AT_ONCE", at_once):
+        assert bytes_of(join(blocks(prob, spread, chunk), chunk)) == bytes_of(outlined(prob, spread))
 
 
 @unhurried

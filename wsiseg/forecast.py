@@ -25,6 +25,8 @@ from wsiseg.manifest import write_whole
 from wsiseg.options import MapOptions
 from wsiseg.pipeline import Predict
 from wsiseg.plan import Plan
+from wsiseg.resample import resize
+from wsiseg.shrink import shrinks
 from wsiseg.slide import Slide
 from wsiseg.tissue import OVERVIEW_DOWNSAMPLE
 
@@ -32,10 +34,12 @@ __all__ = ["Device", "network_rate", "read_rate", "seconds_of"]
 
 log = logging.getLogger(__name__)
 
-REST_S = 0.020
-"""Processor time of all but reading and the network, per canvas Mpx: means, map, outlines (measured)."""
-READ_S = 0.012
+REST_S, REST_OF_FOLD_S = 0.015, 0.0015
+"""Processor time of all but reading and the network, per canvas Mpx, and a fold's share (measured)."""
+READ_S = 0.008
 """Processor time of reading and resampling a Mpx of a level, where the slide does not show it (measured)."""
+SHRUNK = 0.25
+"""What ``shrink`` takes of the time of Pillow, by which a slide is seen from afar (decision 13)."""
 SIDE_PX = 1500
 """Pixels of a coarse level, along an axis, that are read to see how fast that goes."""
 TWICE = 1.05
@@ -71,7 +75,8 @@ def seconds_of(
     device, factor = Device.of(options), plan.scale.factor
     level = max(d for d in plan.slide.downsamples if d <= max(factor, 1) * 1.01)
     canvas_mpx = patches * plan.grid.core**2 / 1e6
-    core_s = 0.0 if read_s is None else canvas_mpx * (read_s * TWICE * (factor / level) ** 2 + REST_S)
+    rest_s = REST_S + REST_OF_FOLD_S * len(plan.spec.folds)
+    core_s = 0.0 if read_s is None else canvas_mpx * (read_s * TWICE * (factor / level) ** 2 + rest_s)
     beside = core_s / min(device.cores, options.threads)
     network = patches * len(plan.spec.folds) * network_s
     if device.on_gpu:
@@ -90,12 +95,18 @@ def read_rate(slide: Slide, plan: Plan) -> float:
     w, h = (min(side, round(SIDE_PX * step)) for side in (bounds.w, bounds.h))
     box: Box[L0] = Box(bounds.x + (bounds.w - w) // 2, bounds.y + (bounds.h - h) // 2, w, h)
     shrink = step * max(1.0, plan.scale.factor / max(1, math.floor(plan.scale.factor)))
+    size = max(1, round(h / shrink)), max(1, round(w / shrink))
     start = time.thread_time()
     try:
-        slide.read(box, (max(1, round(h / shrink)), max(1, round(w / shrink))))
+        slide.read(box, size)
     except SlideReadError:  # the run will say so, or spare it
         return READ_S
-    return (time.thread_time() - start) / (box.area / step**2 / 1e6)
+    taken = time.thread_time() - start
+    if shrinks(plan.scale.factor, plan.scale.factor):
+        blank_YX3, start = np.zeros((round(h / step), round(w / step), 3), np.uint8), time.thread_time()
+        resize(blank_YX3, size, kernel="bilinear")
+        taken = max(taken - (1 - SHRUNK) * (time.thread_time() - start), 0.0)
+    return taken / (box.area / step**2 / 1e6)
 
 
 def network_rate(plan: Plan, options: MapOptions, load: Callable[[], Predict]) -> float:

@@ -253,7 +253,7 @@ class BlockTask:
             with _timed(seconds, "network"):
                 prob_FBYX = predict(rgb_BYX3)
         if np.isnan(prob_FBYX.min(initial=1)):
-            msg = f"the network gives no numbers for {block}; --fp32 may help, else its weights are of no use"
+            msg = f"the network gives no numbers for block {block.index}: try --fp32, or check its weights"
             raise DeviceError(msg)
         map_CYX = np.zeros((2, block.core.h, block.core.w), np.uint8)
         for number, patch in enumerate(patches):  # one by one: the sums take five times the memory

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import shapely
 
 from wsiseg.errors import UsageError
-from wsiseg.rings import Ints, Polygons, corners, first_vertices, in_parts, polygons_of, ragged, spliced
+from wsiseg.rings import Ints, Polygons, corners, first_vertices, in_parts, polygons_of, ragged
 from wsiseg.runs import label_runs
+from wsiseg.seams import spliced
 
 __all__ = ["Regions", "join", "outline", "threshold_u8", "tidy", "within_budget"]
 

@@ -30,9 +30,9 @@ __all__ = [
     "corners",
     "first_vertices",
     "in_parts",
+    "offsets",
     "polygons_of",
     "ragged",
-    "spliced",
 ]
 
 AT_ONCE = 1024
@@ -46,8 +46,8 @@ Polygons = npt.NDArray[np.object_]
 class Corners:
     """The corners of closed rings, sorted by (y, x): where, which comes next, whose ring it is."""
 
-    x_N: Ints
-    y_N: Ints
+    x_N: npt.NDArray[np.integer]
+    y_N: npt.NDArray[np.integer]
     next_N: Ints
     owner_N: Ints
 
@@ -123,10 +123,10 @@ def polygons_of(corners: Corners) -> tuple[Polygons, Ints]:
     length_R = np.bincount(ring_N, minlength=count)[by_polygon]
 
     x, y = corners.x_N[order], corners.y_N[order]
-    start = _offsets(length_R)
+    start = offsets(length_R)
     corner = _corners_of(x, start)
     length_R = np.add.reduceat(corner.astype(np.int64), start[:-1])
-    start = _offsets(length_R)
+    start = offsets(length_R)
     xy = np.stack([x[corner], y[corner]], axis=1).astype(np.float64)
     closed = np.insert(xy, start[1:], xy[start[:-1]], axis=0)
 
@@ -165,16 +165,16 @@ def _walk(next_N: Ints, heads: Ints) -> Ints:
     return np.asarray(order, np.int64)
 
 
-def _offsets(length: Ints) -> Ints:
+def offsets(length: Ints) -> Ints:
     """Where each of several runs begins, and where the last one ends.
 
-    >>> _offsets(np.array([4, 6])).tolist()
+    >>> offsets(np.array([4, 6])).tolist()
     [0, 4, 10]
     """
     return np.concatenate([[0], np.cumsum(length)])
 
 
-def _corners_of(x: Ints, start: Ints) -> npt.NDArray[np.bool_]:
+def _corners_of(x: npt.NDArray[np.integer], start: Ints) -> npt.NDArray[np.bool_]:
     """Which vertices of axis-parallel rings turn: one edge upright, the other not."""
     before = np.arange(-1, len(x) - 1)
     before[start[:-1]] = start[1:] - 1
@@ -205,115 +205,3 @@ def in_parts(change: Callable[[Polygons], Any], polygons_N: Polygons) -> Any:
 def first_vertices(polygons_N: Polygons) -> npt.NDArray[np.float64]:
     """Where the shell of each begins, ``x, y`` (N, 2)."""
     return shapely.get_coordinates(shapely.get_point(shapely.get_exterior_ring(polygons_N), 0))
-
-
-@dataclass(frozen=True, slots=True)
-class _Edges:
-    """Directed axis-parallel edges, each of one part; whole pixels."""
-
-    x_E: Ints
-    y_E: Ints
-    to_x_E: Ints
-    to_y_E: Ints
-    part_E: Ints
-
-    def __getitem__(self, index: npt.NDArray[np.integer | np.bool_]) -> "_Edges":
-        return _Edges(*(a[index] for a in self._all()))
-
-    def __add__(self, other: "_Edges") -> "_Edges":
-        return _Edges(*map(np.concatenate, zip(self._all(), other._all(), strict=True)))
-
-    def _all(self) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-        return self.x_E, self.y_E, self.to_x_E, self.to_y_E, self.part_E
-
-
-def spliced(polygons_N: Polygons, chunk: int) -> tuple[Polygons, Ints, Ints]:
-    """Join polygons that share an edge on a line x or y = k × ``chunk``.
-
-    Both sides of such a line walk their common edge, in opposite directions: these edges
-    cancel, and what is left is the boundary of the union.
-
-    Returns the polygons of those that have an edge on a line, the owner of each, and the
-    owner of every input: -1 for those that have none and are not among the output.
-    """
-    edges = _edges(polygons_N, _near_lines(polygons_N, chunk))
-    upright = edges.x_E == edges.to_x_E
-    seam = np.where(upright, edges.x_E, edges.y_E) % chunk == 0
-    touching = np.zeros(len(polygons_N), np.bool_)
-    touching[edges.part_E[seam]] = True
-    rest, links = _cancelled(edges[seam])
-    graph = sparse.coo_array((np.ones(len(links[0]), np.int8), links), shape=2 * (len(polygons_N),))
-    _, owner_N = csgraph.connected_components(graph, directed=False)
-    left = edges[~seam & touching[edges.part_E]] + rest
-    polygons, owners = polygons_of(_chained(left, owner_N.astype(np.int64)))
-    return polygons, owners, np.where(touching, owner_N, -1)
-
-
-def _near_lines(polygons_N: Polygons, chunk: int) -> Ints:
-    """The polygons that reach a line x or y = k × ``chunk``: only they can have an edge on it, mostly few."""
-    first, last = np.split(shapely.bounds(polygons_N) / chunk, 2, axis=1)
-    return np.flatnonzero((np.floor(last) >= np.ceil(first)).any(axis=1))
-
-
-def _edges(polygons_N: Polygons, index: Ints) -> _Edges:
-    """The edges of the polygons at ``index``, which is what ``part_E`` holds."""
-    xy, rings, polygons = ragged(polygons_N[index])
-    vertex = np.rint(xy).astype(np.int64)
-    part = np.repeat(index, np.diff(rings[polygons]))
-    inside = np.ones(len(vertex), np.bool_)
-    inside[rings[1:] - 1] = False  # a ring's last vertex is its first again: no edge leaves it
-    start = np.flatnonzero(inside)
-    (x, y), (to_x, to_y) = vertex[start].T, vertex[start + 1].T
-    return _Edges(x, y, to_x, to_y, part[start])
-
-
-def _cancelled(edges: _Edges) -> tuple[_Edges, tuple[Ints, Ints]]:
-    """Edges on seams, cut where another one ends, less those walked both ways; and who walked those."""
-    upright = edges.x_E == edges.to_x_E
-    line = np.where(upright, edges.x_E, edges.y_E) * 2 + upright
-    start, end = np.where(upright, (edges.y_E, edges.to_y_E), (edges.x_E, edges.to_x_E))
-    span = int(max(start.max(initial=0), end.max(initial=0))) + 1
-    low, high = line * span + np.minimum(start, end), line * span + np.maximum(start, end)
-    cuts = np.unique(np.concatenate([low, high]))
-    begin, pieces = np.searchsorted(cuts, low), np.searchsorted(cuts, high) - np.searchsorted(cuts, low)
-    edge = np.repeat(np.arange(len(low)), pieces)
-    piece = np.arange(len(edge)) - np.repeat(_offsets(pieces)[:-1] - begin, pieces)
-
-    by_place = np.argsort(piece, kind="stable")
-    both = np.flatnonzero(piece[by_place][:-1] == piece[by_place][1:])
-    one, other = by_place[both], by_place[both + 1]
-    single = np.ones(len(edge), np.bool_)
-    single[one] = single[other] = False
-
-    edge_S, cut_S = edge[single], cuts[np.stack([piece[single], piece[single] + 1])] % span
-    near, far = np.where((start < end)[edge_S], cut_S, cut_S[::-1])
-    stand, at = upright[edge_S], line[edge_S] // 2
-    rest = _Edges(
-        np.where(stand, at, near),
-        np.where(stand, near, at),
-        np.where(stand, at, far),
-        np.where(stand, far, at),
-        edges.part_E[edge_S],
-    )
-    return rest, (edges.part_E[edge[one]], edges.part_E[edge[other]])
-
-
-def _chained(edges: _Edges, owner_N: Ints) -> Corners:
-    """Find the edge that follows each: the leftmost of the same owner, which is around the background."""
-    edges = edges[np.lexsort((edges.x_E, edges.y_E))]
-    owner_E = owner_N[edges.part_E]
-    # east, south, west, north = 0, 1, 2, 3; left of a direction is the one before it
-    step_x, step_y = np.sign(edges.to_x_E - edges.x_E), np.sign(edges.to_y_E - edges.y_E)
-    way_E = np.where(step_y == 0, 1 - step_x, 2 - step_y)
-    width, height = int(edges.x_E.max(initial=0)) + 1, int(edges.y_E.max(initial=0)) + 1
-    corner_E = (owner_E * height + edges.y_E) * width + edges.x_E
-    by_corner = np.argsort(corner_E, kind="stable")
-    corner_E = np.append(corner_E[by_corner], -1)
-    end_E = (owner_E * height + edges.to_y_E) * width + edges.to_x_E
-    at_E = np.searchsorted(corner_E[:-1], end_E)
-    assert (corner_E[at_E] == end_E).all(), "an outline is not closed: parts overlap or were simplified"
-    one_E = by_corner[at_E]
-    two_E = np.where(corner_E[at_E + 1] == end_E, np.append(by_corner, 0)[at_E + 1], one_E)
-    turn_of_one, turn_of_two = ((way_E[some] - way_E + 1) % 4 for some in (one_E, two_E))  # left is 0
-    next_E = np.where(turn_of_two < turn_of_one, two_E, one_E)
-    return Corners(edges.x_E, edges.y_E, next_E, owner_E)
