@@ -6,6 +6,7 @@
 Options it does not know go to every `wsiseg train` (such as `--epochs 4` or `--limit 60`). In so
 few steps random weights learn little: give `--encoder-weights`, or an encoder that has some
 (`--encoder mobilenet_v2 --encoder-weights mobilenet_v2_imagenet.safetensors`).
+With `--steps N` an epoch of a union takes 2 N: it has both tasks to learn, as in the paper.
 Stopped and started again it goes on where it was. A union network learns the same, in the
 same order, whichever task it is judged by: it is trained once and judged on both.
 """
@@ -44,9 +45,10 @@ def main() -> None:
     train("standard", two)
     train("cross-task", one, "--init-from", str(given.out / f"standard-{two}"))
     train("cross-task", two, "--init-from", str(given.out / f"standard-{one}"))
-    train("union", one)
+    both = ["--steps", str(2 * int(more[more.index("--steps") + 1]))] if "--steps" in more else []
+    train("union", one, *both)
     lend(given.out / f"union-{one}" / "run", given.out / f"union-{two}" / "run")
-    train("union", two)
+    train("union", two, *both)
     runs = [str(given.out / f"{s}-{t}") for s in ("standard", "cross-task", "union") for t in given.tasks]
     wsiseg("compare", *runs, "-o", str(given.out), "--data", str(given.data))
 
