@@ -1,6 +1,7 @@
 """Measure the network: beside plain smp in float32, alone, and with slides read and written around it.
 
     python scripts/bench_network.py                                     # mit_b0, one fold, this CPU
+    python scripts/bench_network.py --engine openvino                   # likewise, with the extra openvino
     python scripts/bench_network.py --device cuda --encoder mit_b0 --encoder mit_b2 --folds 1 --folds 5
     python scripts/bench_network.py --device cuda --slide slide.svs
 
@@ -30,6 +31,7 @@ from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.model import Network, TorchPredictor, build_network, choose_device
 from wsiseg.options import MapOptions, PolygonOptions
 from wsiseg.run import Batch, SlideInput
+from wsiseg.vino import on_engine
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WHOLE_SLIDE_PATCHES = round(0.3 * 100_000 * 80_000 / (768 * 1500 / 1024) ** 2)
@@ -98,7 +100,7 @@ def measure(encoder: str, folds: int, given: argparse.Namespace) -> dict[str, An
         torch.set_num_threads(1)
     networks = [build_network(encoder, mean=MEAN, std=STD) for _ in range(folds)]
     bare, work = plain(networks[0]).to(device).eval(), gflop(networks[0], given.side)
-    predictor = TorchPredictor(networks, device, batch=given.batch, fp32=given.fp32)
+    predictor = on_engine(TorchPredictor(networks, device, batch=given.batch, fp32=given.fp32), given.engine)
     count = predictor.at_once if device.type == "cpu" else given.batch
     noise_BYX3 = np.random.default_rng(0).integers(0, 256, (count, given.side, given.side, 3), np.uint8)
 
@@ -172,6 +174,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fp32", action="store_true", help="no bfloat16")
+    parser.add_argument("--engine", choices=["auto", "torch", "openvino"], default="auto", help="on a CPU")
     parser.add_argument("--slide", type=Path, help="a slide to run over from end to end")
     parser.add_argument("--slide-mpp", type=float)
     parser.add_argument("--json", type=Path, help="write the figures here too")

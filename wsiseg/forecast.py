@@ -20,7 +20,7 @@ import numpy as np
 
 from wsiseg.errors import OutputError, SlideReadError
 from wsiseg.geometry import L0, Box
-from wsiseg.machine import cores, gpu_name, processor_name, visible_gpus
+from wsiseg.machine import cores, gpu_name, has_openvino, processor_name, visible_gpus
 from wsiseg.manifest import write_whole
 from wsiseg.options import MapOptions
 from wsiseg.pipeline import Predict
@@ -116,6 +116,8 @@ def network_rate(plan: Plan, options: MapOptions, load: Callable[[], Predict]) -
     """
     device, side = Device.of(options), plan.grid.patch
     precision = "float32" if options.fp32 else "its best precision"
+    by_openvino = options.engine != "torch" and has_openvino() and not device.on_gpu
+    precision += ", openvino" if by_openvino else ""
     batch = f", batches of {options.batch}" if device.on_gpu else f", {device.cores} cores"
     key = f"{device.name}{batch}: {plan.spec.encoder}, {side} px, {precision}, torch {version('torch')}"
     known = _remembered()

@@ -92,7 +92,7 @@ def inspect_slide(path: Location, options: MapOptions) -> Inspection:
     ]
     facts, model, canvas = describe(plan)
     patches = sum(wanted)
-    ensemble = EnsembleRecipe(folder, options.device, options.batch, options.fp32, 1)
+    ensemble = EnsembleRecipe(folder, options.device, options.batch, options.fp32, 1, options.engine)
     network_s = network_rate(plan, options, ensemble) if patches else 0.0
     whole_s, network_alone_s = (
         seconds_of(patches, plan, options, network_s=network_s, read_s=one) for one in (read_s, None)

@@ -4,9 +4,10 @@ import ctypes
 import itertools
 import os
 import platform
+from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["cores", "gpu_name", "hand_back_memory", "processor_name", "visible_gpus"]
+__all__ = ["cores", "gpu_name", "hand_back_memory", "has_openvino", "processor_name", "visible_gpus"]
 
 _ASKED = itertools.count()
 DRIVER = Path("/proc/driver/nvidia/gpus")
@@ -37,6 +38,11 @@ def visible_gpus() -> list[str]:
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
     return [str(number) for number, _ in enumerate(DRIVER.iterdir())] if DRIVER.is_dir() else []
+
+
+def has_openvino() -> bool:
+    """Whether the extra ``openvino`` is installed; nothing is loaded."""
+    return find_spec("openvino") is not None
 
 
 def processor_name() -> str:

@@ -244,13 +244,17 @@ class TorchPredictor:
     def _on_cores(self, rgb_BYX3: npt.NDArray[np.uint8], prob_FBYX: npt.NDArray[np.float32]) -> None:
         """Fill in each fold's answer to each patch, one core for each."""
 
-        def one(place: tuple[int, int]) -> None:
+        def filled(place: tuple[int, int]) -> None:
             fold, patch = place
-            torch.set_num_threads(1)  # holds for the calling thread only
-            prob_FBYX[fold, patch] = self._forward(rgb_BYX3[patch : patch + 1], [self.networks[fold]])[0, 0]
+            prob_FBYX[fold, patch] = self.one(fold, rgb_BYX3[patch])
 
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="wsiseg-forward") as pool:
-            list(pool.map(one, np.ndindex(*prob_FBYX.shape[:2])))
+            list(pool.map(filled, np.ndindex(*prob_FBYX.shape[:2])))
+
+    def one(self, fold: int, rgb_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """A fold's probabilities (Y, X) for one patch (Y, X, 3) uint8, on one core."""
+        torch.set_num_threads(1)  # holds for the calling thread only
+        return cast("npt.NDArray[np.float32]", self._forward(rgb_YX3[None], [self.networks[fold]])[0, 0])
 
     def _halve(self, error: Exception, tried: int) -> None:
         """Take half of what was tried from now on: a block may hold fewer patches than a batch may."""

@@ -7,9 +7,11 @@ option cannot be accepted and forgotten.
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-__all__ = ["DEFAULT_BUNDLE", "ClusterOptions", "InputOptions", "MapOptions", "PolygonOptions"]
+__all__ = ["DEFAULT_BUNDLE", "ClusterOptions", "Engine", "InputOptions", "MapOptions", "PolygonOptions"]
 
 DEFAULT_BUNDLE = "adeno-union"
+Engine = Literal["auto", "torch", "openvino"]
+"""What runs a network on a CPU; auto is openvino where it is installed."""
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -103,6 +105,11 @@ class MapOptions:
         metavar="N|auto",
         range=(1, None),
         auto=64,
+    )
+    engine: Literal["auto", "torch", "openvino"] = _option(
+        "auto",
+        "What runs the network on a CPU: openvino, torch, or auto: openvino where its extra is installed.",
+        choices=("auto", "torch", "openvino"),
     )
     fp32: bool = _option(False, "Compute in float32 even where bfloat16 is faster.")
     folds: int | None = _option(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from wsiseg.bundle import BundleSpec
 from wsiseg.location import Location
+from wsiseg.options import Engine
 from wsiseg.pipeline import Predict
 from wsiseg.readers import open_slide
 from wsiseg.readers.preflight import preflight
@@ -57,15 +58,18 @@ class EnsembleRecipe:
     batch: int
     fp32: bool
     folds: int | None
+    engine: Engine = "auto"
 
     def __call__(self) -> Predict:
         """Load the weights; torch is loaded here and nowhere before.
 
         Raises:
-            BundleError, DeviceError: see ``wsiseg.model.load_ensemble``.
+            BundleError, DeviceError: see ``wsiseg.model.load_ensemble`` and ``wsiseg.vino.on_engine``.
         """
         from wsiseg.model import load_ensemble  # noqa: PLC0415 - only where a network is run
+        from wsiseg.vino import on_engine  # noqa: PLC0415
 
-        return load_ensemble(
+        predictor = load_ensemble(
             self.folder, device=self.device, batch=self.batch, fp32=self.fp32, folds=self.folds
         )
+        return on_engine(predictor, self.engine)

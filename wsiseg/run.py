@@ -97,7 +97,8 @@ class Batch:
         options = self.map_options
         folder = find_bundle(options.model).absolute()
         spec = with_folds(load_spec(folder), options.folds)
-        return spec, EnsembleRecipe(folder, options.device, options.batch, options.fp32, options.folds)
+        how = options.device, options.batch, options.fp32, options.folds, options.engine
+        return spec, EnsembleRecipe(folder, *how)
 
     @contextmanager
     def _workers(self) -> Iterator[tuple[Mapper, int]]:

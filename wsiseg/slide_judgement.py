@@ -107,7 +107,7 @@ def _segment(bench: Bench, spec: BundleSpec, judge: str, slides: Sequence[SlideI
         return
     bundle = _one_bundle(bench, spec, judge, root)
     options = MapOptions(device=bench.device)
-    recipe = EnsembleRecipe(bundle, options.device, options.batch, options.fp32, None)
+    recipe = EnsembleRecipe(bundle, options.device, options.batch, options.fp32, None, options.engine)
     batch = Batch(out, options, PolygonOptions(), model=(load_spec(bundle), recipe))
     for outcome in batch.run(missing, lambda *_: None):
         if outcome.manifest is None:
