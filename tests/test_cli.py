@@ -217,6 +217,14 @@ def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
         assert wsiseg("segment", tmp_path, *wrong).exit_code == 2
 
 
+def test_check_does_not_promise_that_an_empty_file_is_imported(tmp_path: Path) -> None:
+    path = tmp_path / "empty.geojson"
+    path.write_text('{"type": "FeatureCollection", "features": []}')
+    result = CliRunner().invoke(main, ["check", str(path)])
+    assert result.exit_code == 0
+    assert result.output.endswith("there is nothing in it to import\n")
+
+
 def test_check_names_the_rule_and_the_feature(tmp_path: Path) -> None:
     path = tmp_path / "bad.geojson"
     feature = {

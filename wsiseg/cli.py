@@ -299,7 +299,9 @@ def check(files: tuple[Path, ...], *, as_json: bool) -> None:
             continue
         for problem in problems:
             click.echo(f"{path}: {problem}")
-        verdict = "QuPath would refuse the whole file" if errors else "QuPath will import it"
+        empty = any(problem.rule == "empty" for problem in problems)
+        fine = "there is nothing in it to import" if empty else "QuPath will import it"
+        verdict = "QuPath would refuse the whole file" if errors else fine
         click.echo(f"{path}: {verdict}")
     if refused:
         sys.exit(1)
