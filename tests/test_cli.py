@@ -259,7 +259,7 @@ class Cramped(TorchPredictor):
         super().__init__(networks, torch.device("cpu"), **options | {"fp32": True})
         self.batch, self.device, self.tried = options["batch"], torch.device("cuda"), TRIED
 
-    def _forward(self, rgb_BYX3: npt.NDArray[np.uint8], networks: list[Network]) -> npt.NDArray[np.float32]:
+    def _forward(self, rgb_BYX3: npt.NDArray[np.uint8], networks: list[Network]) -> torch.Tensor:
         self.tried.append(len(rgb_BYX3))
         if len(rgb_BYX3) > 2:
             raise torch.OutOfMemoryError

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import DeviceError, SlideReadError
+from wsiseg.fold_stats import fold_stats
 from wsiseg.geometry import L0, Box, Scale
 from wsiseg.grid import Grid
 from wsiseg.ledger import Ledger
@@ -256,8 +258,35 @@ def test_a_network_that_gives_no_numbers_fails_and_is_not_taken_for_no_tumour(tm
         return prob_FBYX
 
     slide = ArraySlide(noise(7, 40, 90))
-    with pytest.raises(DeviceError, match="no numbers for block"):
+    with pytest.raises(DeviceError, match="no numbers"):
         run(tmp_path, slide, predict, make_plan(slide, core=16, margin=3, per_block=2))
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 7), st.integers(0, 10**6))
+def test_a_device_sums_folds_up_to_the_same_bits(folds: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    prob_FBYX = rng.random((folds, 2, 9, 8), np.float32) ** rng.choice([0.01, 1, 30])
+    stats_CBYX = fold_stats(torch.from_numpy(prob_FBYX)).numpy()
+    for number in range(2):
+        assert np.array_equal(stats_CBYX[:, number], mean_and_spread(prob_FBYX[:, number]))
+
+
+def test_a_predictor_that_sums_up_gives_the_same_map(tmp_path: Path) -> None:
+    class SummingUp(BlurPredictor):
+        sums_up = True
+
+        def stats(self, rgb_BYX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+            return fold_stats(torch.from_numpy(self(rgb_BYX3))).numpy()
+
+    slide, maps = ArraySlide(noise(7, 40, 90)), []
+    plan = make_plan(slide, core=16, margin=3, per_block=2)
+    for name, predictor in (("one", BlurPredictor(3)), ("other", SummingUp(3))):
+        (tmp_path / name).mkdir()
+        canvas, _ = run(tmp_path / name, slide, predictor, plan)
+        maps.append(canvas.read(Box(0, 0, 90, 40)))
+    assert maps[0][0].any()
+    assert np.array_equal(maps[0], maps[1])
 
 
 def test_handles_are_shared_and_closed_when_others_take_their_place() -> None:

@@ -7,7 +7,7 @@ the same numbers (to fp32 rounding) in a fraction of the memory traffic.
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from wsiseg.bundle import BundleSpec, load_spec, verify_files
 from wsiseg.errors import BundleError, DeviceError
+from wsiseg.fold_stats import fold_stats
 from wsiseg.machine import cores
 
 __all__ = [
@@ -225,21 +226,41 @@ class TorchPredictor:
         Raises:
             DeviceError: not even one patch fits into the device's memory.
         """
-        count, height, width, _ = rgb_BYX3.shape
-        prob_FBYX = np.empty((len(self.networks), count, height, width), np.float32)
+        prob_FBYX = np.empty((len(self.networks), *rgb_BYX3.shape[:3]), np.float32)
         if self.device.type == "cpu":
             self._on_cores(rgb_BYX3, prob_FBYX)
-            return prob_FBYX
+        else:
+            self._in_batches(rgb_BYX3, prob_FBYX, lambda prob_FBYX: prob_FBYX)
+        return prob_FBYX
+
+    @property
+    def sums_up(self) -> bool:
+        """Whether ``stats`` is the better thing to ask for: where the network is far from the memory."""
+        return self.device.type == "cuda"
+
+    def stats(self, rgb_BYX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """The folds' mean and disagreement (2, B, Y, X) uint8, as ``fold_stats`` makes them on the device.
+
+        Raises:
+            DeviceError: not even one patch fits into its memory, or the network gives no numbers.
+        """
+        stats_CBYX = np.empty((2, *rgb_BYX3.shape[:3]), np.uint8)
+        self._in_batches(rgb_BYX3, stats_CBYX, fold_stats)
+        return stats_CBYX
+
+    def _in_batches(
+        self, rgb_BYX3: npt.NDArray[np.uint8], into_CBYX: npt.NDArray[Any], made: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Fill in what is made of all folds' probabilities, batch by batch."""
         start = 0
-        while start < count:
-            some = slice(start, min(start + self.batch, count))
+        while start < len(rgb_BYX3):
+            some = slice(start, min(start + self.batch, len(rgb_BYX3)))
             try:
-                prob_FBYX[:, some] = self._forward(rgb_BYX3[some], self.networks)
+                into_CBYX[:, some] = made(self._forward(rgb_BYX3[some], self.networks)).cpu().numpy()
             except torch.OutOfMemoryError as error:
                 self._halve(error, some.stop - start)
                 continue
             start = some.stop
-        return prob_FBYX
 
     def _on_cores(self, rgb_BYX3: npt.NDArray[np.uint8], prob_FBYX: npt.NDArray[np.float32]) -> None:
         """Fill in each fold's answer to each patch, one core for each."""
@@ -254,7 +275,7 @@ class TorchPredictor:
     def one(self, fold: int, rgb_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """A fold's probabilities (Y, X) for one patch (Y, X, 3) uint8, on one core."""
         torch.set_num_threads(1)  # holds for the calling thread only
-        return cast("npt.NDArray[np.float32]", self._forward(rgb_YX3[None], [self.networks[fold]])[0, 0])
+        return self._forward(rgb_YX3[None], [self.networks[fold]])[0, 0].numpy()
 
     def _halve(self, error: Exception, tried: int) -> None:
         """Take half of what was tried from now on: a block may hold fewer patches than a batch may."""
@@ -265,11 +286,11 @@ class TorchPredictor:
         log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch)
         torch.cuda.empty_cache()
 
-    def _forward(self, rgb_BYX3: npt.NDArray[np.uint8], networks: list[Network]) -> npt.NDArray[np.float32]:
+    def _forward(self, rgb_BYX3: npt.NDArray[np.uint8], networks: list[Network]) -> Tensor:
+        """Probabilities (F, B, Y, X), still on the device."""
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             rgb = torch.from_numpy(np.ascontiguousarray(rgb_BYX3)).to(self.device).permute(0, 3, 1, 2)
-            folds = [torch.sigmoid(network(rgb) / self.temperature) for network in networks]
-            return cast("npt.NDArray[np.float32]", torch.stack(folds).cpu().numpy())
+            return torch.stack([torch.sigmoid(network(rgb) / self.temperature) for network in networks])
 
 
 def load_ensemble(

@@ -251,15 +251,11 @@ class BlockTask:
             _same_numerics(predict, self.plan)
             held.enter_context(_DEVICE.turn(self.plan.key, seconds))
             with _timed(seconds, "network"):
-                prob_FBYX = predict(rgb_BYX3)
-        if np.isnan(prob_FBYX.min(initial=1)):
-            msg = f"the network gives no numbers for block {block.index}: try --fp32, or check its weights"
-            raise DeviceError(msg)
+                stats_of = _predicted(predict, rgb_BYX3)
         map_CYX = np.zeros((2, block.core.h, block.core.w), np.uint8)
         for number, patch in enumerate(patches):  # one by one: the sums take five times the memory
             rows, columns = patch.core.within(block.core)
-            kept_FYX = prob_FBYX[:, number, *patch.core.within(patch.read)]
-            map_CYX[:, rows, columns] = mean_and_spread(kept_FYX)
+            map_CYX[:, rows, columns] = stats_of(number, patch.core.within(patch.read))
         lost = [part for patch in patches for box in unread if (part := box & patch.core)]
         for box in lost:
             map_CYX[:, *box.within(block.core)] = 0
@@ -275,6 +271,26 @@ class BlockTask:
             return within(self.read_timeout_s, read, late)
         except TimeoutError as error:
             raise SlideReadError(late) from error
+
+
+def _predicted(
+    predict: Predict, rgb_BYX3: npt.NDArray[np.uint8]
+) -> Callable[[int, tuple[slice, slice]], npt.NDArray[np.uint8]]:
+    """Run the network; return what gives the mean and spread (2, Y, X) of a part of a patch, by its number.
+
+    A predictor that ``sums_up`` has them from where the network is.
+
+    Raises:
+        DeviceError: the network gives no numbers.
+    """
+    if getattr(predict, "sums_up", False):
+        stats_CBYX: npt.NDArray[np.uint8] = predict.stats(rgb_BYX3)  # type: ignore[attr-defined]
+        return lambda number, part: stats_CBYX[:, number, *part]
+    prob_FBYX = predict(rgb_BYX3)
+    if np.isnan(prob_FBYX.min(initial=1)):
+        msg = "the network gives no numbers: try --fp32, or check its weights"
+        raise DeviceError(msg)
+    return lambda number, part: mean_and_spread(prob_FBYX[:, number, *part])
 
 
 def _same_numerics(predict: Predict, plan: Plan) -> None:
