@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +213,8 @@ def memory(side: int, tissue_px: int, block: int) -> int:
         options = MapOptions(block=block)
         with open_slide(slide) as opened:
             plan = make_plan(opened.info, spec, per_block=block)
-        absent = LIBRARY_BYTES + SLIDE_BYTES + FOUND_BYTES  # no torch, no second slide, few corners
+        import_module("torch")  # by which patches are resampled; the forecast counts it among the libraries
+        absent = LIBRARY_BYTES + SLIDE_BYTES + FOUND_BYTES  # counted before, no second slide, few corners
         foretold = plan.peak_bytes(options.threads) - absent
         batch = Batch(folder / "out", options, PolygonOptions(), model=(spec, Hungry()))
         before, threads = of_memory("VmRSS"), options.threads

@@ -21,12 +21,12 @@ from wsiseg.errors import SlideReadError, UsageError
 from wsiseg.inputs import SlideInput, find_slides, name_outputs
 from wsiseg.one_slide import Progress
 from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
+from wsiseg.patience import within
 from wsiseg.pipeline import PREDICTORS, SLIDES
 from wsiseg.records import RunRecord
 from wsiseg.report import write_report
 from wsiseg.run import Batch, Outcome
 from wsiseg.testing import DARKNESS, Darkness
-from wsiseg.workers import within
 
 MAKE_SLIDE = Path(__file__).parents[1] / "scripts" / "make_slide.py"
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")

@@ -18,7 +18,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from wsiseg.errors import SlideReadError, UsageError, WsisegError
-from wsiseg.workers import Mapper, existing_cluster, in_dask, in_threads, local_cluster, within
+from wsiseg.patience import within
+from wsiseg.workers import Mapper, existing_cluster, in_dask, in_threads, local_cluster
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 

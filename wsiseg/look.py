@@ -13,11 +13,11 @@ from wsiseg.export import keep_thumbnail
 from wsiseg.focus import Focus, measure_focus
 from wsiseg.nodata import GREY, from_afar
 from wsiseg.overview import MAX_PX
+from wsiseg.patience import within
 from wsiseg.pipeline import SLIDES, Recipe
 from wsiseg.plan import Plan
 from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask, find_slide_tissue, overview
-from wsiseg.workers import within
 
 __all__ = ["Seen", "View", "look"]
 

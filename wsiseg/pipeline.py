@@ -21,12 +21,13 @@ from wsiseg.geometry import Box, Canvas
 from wsiseg.grid import Block, Patch
 from wsiseg.ledger import Done, Ledger
 from wsiseg.machine import hand_back_memory
+from wsiseg.patience import within
 from wsiseg.plan import Plan
 from wsiseg.polygons import Regions, outline
 from wsiseg.reads import PatchReaderRecipe
 from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask
-from wsiseg.workers import Mapper, within
+from wsiseg.workers import Mapper
 
 __all__ = [
     "BlockResult",

@@ -21,7 +21,7 @@ from typing import IO, Any, Self
 
 from wsiseg.alone import how_ended
 from wsiseg.errors import UsageError, WsisegError
-from wsiseg.workers import within
+from wsiseg.patience import within
 
 __all__ = ["DiedError", "Limits", "Watched", "serve"]
 
