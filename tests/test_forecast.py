@@ -12,7 +12,7 @@ import pytest
 
 from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.errors import SlideReadError
-from wsiseg.forecast import READ_S, REST_S, Device, network_rate, read_rate, seconds_of
+from wsiseg.forecast import READ_S, REST_OF_FOLD_S, REST_S, Device, network_rate, read_rate, seconds_of
 from wsiseg.geometry import L0, Box
 from wsiseg.machine import cores
 from wsiseg.options import MapOptions
@@ -136,10 +136,11 @@ def test_on_a_cpu_work_is_shared_by_the_cores_and_on_a_gpu_the_slower_side_count
 ) -> None:
     plan, five = plan_of(), plan_of(folds=5)
     canvas_mpx = 100 * 768**2 / 1e6
-    beside = canvas_mpx * (0.01 * 1.05 * plan.scale.factor**2 + REST_S) / 3  # three threads
+    fold = canvas_mpx * REST_OF_FOLD_S / 3  # three threads
+    beside = canvas_mpx * (0.01 * 1.05 * plan.scale.factor**2 + REST_S) / 3 + fold
     assert seconds_of(100, plan, OPTIONS, network_s=2.0, read_s=None) == pytest.approx(100 * 2 / 4)
     assert seconds_of(100, plan, OPTIONS, network_s=2.0, read_s=0.01) == pytest.approx(50 + beside)
-    assert seconds_of(100, five, OPTIONS, network_s=2.0, read_s=0.01) == pytest.approx(250 + beside)
+    assert seconds_of(100, five, OPTIONS, network_s=2.0, read_s=0.01) == pytest.approx(250 + beside + 4 * fold)
     assert seconds_of(0, plan, OPTIONS, network_s=2.0, read_s=0.01) == 0
     on(GPU)
     assert seconds_of(100, plan, OPTIONS, network_s=2.0, read_s=0.01) == 200

@@ -105,7 +105,7 @@ def read_rate(slide: Slide, plan: Plan) -> float:
     if shrinks(plan.scale.factor, plan.scale.factor):
         blank_YX3, start = np.zeros((round(h / step), round(w / step), 3), np.uint8), time.thread_time()
         resize(blank_YX3, size, kernel="bilinear")
-        taken = max(taken - (1 - SHRUNK) * (time.thread_time() - start), 0.0)
+        taken = max(taken - (1 - SHRUNK) * (time.thread_time() - start), SHRUNK * taken)
     return taken / (box.area / step**2 / 1e6)
 
 
