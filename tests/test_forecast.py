@@ -140,7 +140,8 @@ def test_on_a_cpu_work_is_shared_by_the_cores_and_on_a_gpu_the_slower_side_count
     beside = canvas_mpx * (0.01 * 1.05 * plan.scale.factor**2 + REST_S) / 3 + fold
     assert seconds_of(100, plan, OPTIONS, network_s=2.0, read_s=None) == pytest.approx(100 * 2 / 4)
     assert seconds_of(100, plan, OPTIONS, network_s=2.0, read_s=0.01) == pytest.approx(50 + beside)
-    assert seconds_of(100, five, OPTIONS, network_s=2.0, read_s=0.01) == pytest.approx(250 + beside + 4 * fold)
+    slower = 250 + beside + 4 * fold
+    assert seconds_of(100, five, OPTIONS, network_s=2.0, read_s=0.01) == pytest.approx(slower)
     assert seconds_of(0, plan, OPTIONS, network_s=2.0, read_s=0.01) == 0
     on(GPU)
     assert seconds_of(100, plan, OPTIONS, network_s=2.0, read_s=0.01) == 200
