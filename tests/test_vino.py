@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from wsiseg import vino
+from wsiseg import machine
 from wsiseg.bundle import find_bundle
 from wsiseg.errors import DeviceError
 from wsiseg.geometry import Box
@@ -74,7 +74,7 @@ def test_a_patch_gets_the_same_bits_alone_and_among_others() -> None:
 def test_without_the_extra_torch_computes_and_asking_for_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(vino, "has_openvino", lambda: False)
+    monkeypatch.setattr(machine, "find_spec", lambda _: None)
     plain = predictor()
     assert on_engine(plain, "auto") is plain
     with pytest.raises(DeviceError, match=r"not installed: wsiseg\[openvino\]"):
@@ -82,7 +82,7 @@ def test_without_the_extra_torch_computes_and_asking_for_it_says_what_to_install
 
 
 def test_torch_may_be_asked_for_and_openvino_not_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vino, "has_openvino", lambda: True)
+    monkeypatch.setattr(machine, "find_spec", lambda _: "found")
     plain = predictor()
     assert on_engine(plain, "torch") is plain
     plain.device = torch.device("cuda")

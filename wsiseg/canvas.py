@@ -174,16 +174,14 @@ class ProbabilityMap:
         assert map_CYX.shape == (len(CHANNELS), block.core.h, block.core.w), (
             f"{map_CYX.shape} for {block.core}"
         )
-        sha256, level_CYX = hashlib.sha256(), map_CYX
+        stored, level_CYX = [], map_CYX
         with _writable(self.path):
             for level in range(self.depth):
-                if level:
-                    level_CYX = halved(level_CYX)
                 side = self.grid.chunk // 2**level
-                stored = write_chunk(self._chunk(block, level), level_CYX, (len(CHANNELS), side, side))
-                if level == 0:
-                    sha256.update(stored)
-        return sha256.hexdigest()
+                shape = len(CHANNELS), side, side
+                stored.append(write_chunk(self._chunk(block, level), level_CYX, shape))
+                level_CYX = halved(level_CYX)
+        return hashlib.sha256(stored[0]).hexdigest()
 
     def write_unreadable(self, block: Block, places: Iterable[Box[Canvas]]) -> None:
         """Mark places of a block, in canvas pixels, as ones of which nothing is known.

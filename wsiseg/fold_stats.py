@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from wsiseg.errors import DeviceError
+from wsiseg.spread import FINE, NO_NUMBERS
 
 __all__ = ["fold_stats"]
 
-FINE, LEVELS = 65535, 255
+LEVELS = 255
 
 
 def fold_stats(prob_FBYX: Tensor) -> Tensor:
@@ -22,8 +23,7 @@ def fold_stats(prob_FBYX: Tensor) -> Tensor:
         DeviceError: a probability is no number.
     """
     if bool(torch.isnan(prob_FBYX).any()):
-        msg = "the network gives no numbers: try --fp32, or check its weights"
-        raise DeviceError(msg)
+        raise DeviceError(NO_NUMBERS)
     folds = len(prob_FBYX)
     fine_FBYX = torch.round(prob_FBYX * FINE).to(torch.int64)
     total_BYX = fine_FBYX.sum(dim=0)

@@ -20,7 +20,7 @@ import numpy as np
 
 from wsiseg.errors import OutputError, SlideReadError
 from wsiseg.geometry import L0, Box
-from wsiseg.machine import cores, gpu_name, has_openvino, processor_name, visible_gpus
+from wsiseg.machine import cores, gpu_name, processor_name, takes_openvino, visible_gpus
 from wsiseg.manifest import write_whole
 from wsiseg.options import MapOptions
 from wsiseg.pipeline import Predict
@@ -72,8 +72,7 @@ def seconds_of(
     A GPU works while the processor reads and writes, so the slower of the two counts; on a CPU they
     share the cores. With no ``read_s`` it is the network's time alone.
     """
-    device, factor = Device.of(options), plan.scale.factor
-    level = max(d for d in plan.slide.downsamples if d <= max(factor, 1) * 1.01)
+    device, factor, level = Device.of(options), plan.scale.factor, _level(plan)
     canvas_mpx = patches * plan.grid.core**2 / 1e6
     rest_s = REST_S + REST_OF_FOLD_S * len(plan.spec.folds)
     core_s = 0.0 if read_s is None else canvas_mpx * (read_s * TWICE * (factor / level) ** 2 + rest_s)
@@ -83,6 +82,11 @@ def seconds_of(
         return max(network, beside)
     at_once = min(device.cores, plan.grid.per_block**2 * len(plan.spec.folds))
     return network / at_once + beside
+
+
+def _level(plan: Plan) -> float:
+    """The downsample of the level that patches are read from."""
+    return max(d for d in plan.slide.downsamples if d <= max(plan.scale.factor, 1) * 1.01)
 
 
 def read_rate(slide: Slide, plan: Plan) -> float:
@@ -102,9 +106,10 @@ def read_rate(slide: Slide, plan: Plan) -> float:
     except SlideReadError:  # the run will say so, or spare it
         return READ_S
     taken = time.thread_time() - start
-    if shrinks(plan.scale.factor, plan.scale.factor):
+    factor, kernel = plan.scale.factor, plan.spec.resample
+    if _level(plan) == 1 and kernel == "bilinear" and shrinks(factor, factor):  # as PyramidSlide chooses
         blank_YX3, start = np.zeros((round(h / step), round(w / step), 3), np.uint8), time.thread_time()
-        resize(blank_YX3, size, kernel="bilinear")
+        resize(blank_YX3, size, kernel=kernel)
         taken = max(taken - (1 - SHRUNK) * (time.thread_time() - start), SHRUNK * taken)
     return taken / (box.area / step**2 / 1e6)
 
@@ -116,8 +121,7 @@ def network_rate(plan: Plan, options: MapOptions, load: Callable[[], Predict]) -
     """
     device, side = Device.of(options), plan.grid.patch
     precision = "float32" if options.fp32 else "its best precision"
-    by_openvino = options.engine != "torch" and has_openvino() and not device.on_gpu
-    precision += ", openvino" if by_openvino else ""
+    precision += ", openvino" if takes_openvino(options.engine, on_cpu=not device.on_gpu) else ""
     batch = f", batches of {options.batch}" if device.on_gpu else f", {device.cores} cores"
     key = f"{device.name}{batch}: {plan.spec.encoder}, {side} px, {precision}, torch {version('torch')}"
     known = _remembered()

@@ -7,7 +7,7 @@ import platform
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["cores", "gpu_name", "hand_back_memory", "has_openvino", "processor_name", "visible_gpus"]
+__all__ = ["cores", "gpu_name", "hand_back_memory", "processor_name", "takes_openvino", "visible_gpus"]
 
 _ASKED = itertools.count()
 DRIVER = Path("/proc/driver/nvidia/gpus")
@@ -40,9 +40,9 @@ def visible_gpus() -> list[str]:
     return [str(number) for number, _ in enumerate(DRIVER.iterdir())] if DRIVER.is_dir() else []
 
 
-def has_openvino() -> bool:
-    """Whether the extra ``openvino`` is installed; nothing is loaded."""
-    return find_spec("openvino") is not None
+def takes_openvino(engine: str, *, on_cpu: bool) -> bool:
+    """Whether ``--engine`` means OpenVINO: on a CPU, where its extra is installed; nothing is loaded."""
+    return on_cpu and engine != "torch" and find_spec("openvino") is not None
 
 
 def processor_name() -> str:

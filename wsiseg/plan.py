@@ -15,6 +15,7 @@ from wsiseg.errors import PlanError, ResolutionError
 from wsiseg.geometry import Scale
 from wsiseg.grid import Grid
 from wsiseg.overview import MAX_PX
+from wsiseg.shrink import LATTICE
 from wsiseg.shrink import METHOD as RESAMPLING
 from wsiseg.slide import SlideInfo
 from wsiseg.tissue import METHOD, mask_factor
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 PER_BLOCK = 2
 """Patch cores along a block's side: the smallest number at which most of a read is not margin."""
 
-FINEST_LATTICE = 128
 """Canvas pixels that are made whole on level 0; see decision 0002."""
 
 COARSE_WARNING, COARSE_LIMIT = 1.5, 4.0
@@ -175,7 +175,7 @@ def make_plan(
             slide.mpp,
             1 / wanted,
         )
-    unit = min(FINEST_LATTICE, _power_of_two_in(math.gcd(spec.input_px, spec.margin)))
+    unit = min(LATTICE, _power_of_two_in(math.gcd(spec.input_px, spec.margin)))
     scale = Scale.snapped(wanted, unit, x=slide.bounds.x, y=slide.bounds.y)
     if not slide.bounds:
         msg = f"{slide.name} has no pixels inside its bounds {slide.bounds}"

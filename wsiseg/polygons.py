@@ -16,7 +16,7 @@ import numpy.typing as npt
 import shapely
 
 from wsiseg.errors import UsageError
-from wsiseg.rings import Ints, Polygons, corners, first_vertices, in_parts, polygons_of, ragged
+from wsiseg.rings import Ints, Polygons, corners, first_vertices, in_parts, offsets, polygons_of, ragged
 from wsiseg.runs import label_runs
 from wsiseg.seams import spliced
 
@@ -256,10 +256,9 @@ def _rings_simplified(polygons_N: Polygons, simplify_px: float) -> Polygons:
         alone_R = shapely.polygons(shapely.linearrings(corner, indices=owner))
         kept_R = shapely.simplify(alone_R, simplify_px, preserve_topology=True)
         simple_R[flat] = shapely.get_exterior_ring(kept_R)
-    offsets = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(simple_R))])
-    coordinates = shapely.get_coordinates(simple_R)
+    starts = offsets(shapely.get_num_coordinates(simple_R))
     built: Polygons = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, coordinates, (offsets, polygons)
+        shapely.GeometryType.POLYGON, shapely.get_coordinates(simple_R), (starts, polygons)
     )
     return built
 

@@ -20,13 +20,14 @@ from wsiseg.geometry import Box, Canvas
 from wsiseg.grid import Grid, Patch
 from wsiseg.plan import Plan
 from wsiseg.salvage import salvage
+from wsiseg.shrink import LATTICE
 from wsiseg.slide import Slide
 
 __all__ = ["PatchReader", "PatchReaderRecipe"]
 
 KEPT_BYTES = 64 << 20
 """Pieces kept for blocks that have not come yet; the oldest make way."""
-LATTICE, LEAST_CELL = 128, 16
+LEAST_CELL = 16
 """Canvas pixels: the squares in which what cannot be decoded is found, where the grid allows it."""
 
 Pixels = npt.NDArray[np.uint8]

@@ -1,8 +1,9 @@
-"""The one resize of the project, used in training and inference alike.
+"""The resize of the project, used in training and, but for patches on the lattice, in inference.
 
 The kernel moves more pixels across 0.5 than half precision does, so it is a fact of the
 bundle (``BundleSpec.resample``) and never a choice of the caller's moment. All kernels are
 Pillow's: their support grows with the reduction, which is what "anti-aliased" means here.
+``wsiseg.shrink`` applies the same bilinear one, to within a grey level (decision 0013).
 """
 
 from typing import Literal, get_args

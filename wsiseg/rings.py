@@ -165,7 +165,7 @@ def _walk(next_N: Ints, heads: Ints) -> Ints:
     return np.asarray(order, np.int64)
 
 
-def offsets(length: Ints) -> Ints:
+def offsets(length: npt.NDArray[np.integer]) -> Ints:
     """Where each of several runs begins, and where the last one ends.
 
     >>> offsets(np.array([4, 6])).tolist()

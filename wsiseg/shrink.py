@@ -22,7 +22,8 @@ __all__ = ["LATTICE", "METHOD", "shrink", "shrinks"]
 METHOD = "method 2"
 """Changes whenever patches would be resampled to other bits, so that no half-done map is continued so."""
 LATTICE = 128
-"""Output pixels: the longest run after which source and output pixels begin together again."""
+"""Output pixels: boxes on multiples of it get the same bits where they overlap. Source and output pixels
+begin together again after as many, or a whole part of that."""
 COARSEST = 16
 """Source pixels per output pixel, beyond which nothing is gained."""
 

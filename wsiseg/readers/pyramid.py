@@ -24,13 +24,11 @@ from wsiseg.errors import PlanError, SlideOpenError, SlideReadError, WsisegError
 from wsiseg.geometry import L0, Box
 from wsiseg.readers.levels import Level, Levels, OpenLevels, Raw
 from wsiseg.resample import SUPPORT, Kernel, resize
-from wsiseg.shrink import shrink, shrinks
+from wsiseg.shrink import LATTICE, shrink, shrinks
 from wsiseg.slide import SlideInfo
 
 __all__ = ["LATTICE", "PyramidSlide", "damaged", "downsamples"]
 
-LATTICE = 128
-"""Output pixels: boxes on multiples of it get the same bits where they overlap."""
 CELL_EXACT = 1024
 """Output pixels read at once where any cutting gives the same bits: a bound on memory."""
 SOURCE_PX = 2048
