@@ -28,7 +28,8 @@ from segmentation_models_pytorch.encoders.mix_transformer import Attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from wsiseg.bundle import BundleSpec, FoldFile
-from wsiseg.model import Network, TorchPredictor, build_network, choose_device
+from wsiseg.device import choose_device
+from wsiseg.model import Network, TorchPredictor, build_network
 from wsiseg.options import MapOptions, PolygonOptions
 from wsiseg.run import Batch, SlideInput
 from wsiseg.vino import on_engine
@@ -109,7 +110,8 @@ def measure(encoder: str, folds: int, given: argparse.Namespace) -> dict[str, An
             some = noise_BYX3 if device.type != "cpu" else noise_BYX3[:1]
             torch.sigmoid(bare(torch.from_numpy(some).to(device).permute(0, 3, 1, 2))).cpu()
 
-    ours_s = seconds(lambda: predictor(noise_BYX3), device, given.rounds) / count
+    ask = predictor.stats if predictor.sums_up else predictor
+    ours_s = seconds(lambda: ask(noise_BYX3), device, given.rounds) / count
     plain_s = seconds(as_smp_has_it, device, given.rounds) / (1 if device.type == "cpu" else count)
     at_once = predictor.at_once
     dtype = torch.bfloat16 if predictor.half else torch.float32

@@ -6,11 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -259,7 +258,7 @@ class Cramped(TorchPredictor):
         super().__init__(networks, torch.device("cpu"), **options | {"fp32": True})
         self.batch, self.device, self.tried = options["batch"], torch.device("cuda"), TRIED
 
-    def _forward(self, rgb_BYX3: npt.NDArray[np.uint8], networks: list[Network]) -> torch.Tensor:
+    def _forward(self, rgb_BYX3: torch.Tensor, networks: list[Network]) -> torch.Tensor:
         self.tried.append(len(rgb_BYX3))
         if len(rgb_BYX3) > 2:
             raise torch.OutOfMemoryError
@@ -273,12 +272,17 @@ class Cramped(TorchPredictor):
 TRIED: list[int] = []
 
 
+def unrecorded(*_: object) -> NoReturn:
+    raise RuntimeError
+
+
 def test_batch_auto_takes_what_fits_says_so_once_and_loses_no_patch(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rgb_YX3 = np.random.default_rng(0).integers(0, 256, (35, 50, 3), np.uint8).repeat(40, 0).repeat(40, 1)
     Image.fromarray(rgb_YX3).save(tmp_path / "slide.png")
     monkeypatch.setattr("wsiseg.model.TorchPredictor", Cramped)
+    monkeypatch.setattr("wsiseg.model.InCudaGraphs", lambda: unrecorded)
     common = ("--model", bundle, "--slide-mpp", "0.5", "--tissue", "none", "--device", "cpu", "--folds", 1)
     found, tried = set(), {}
     for batch in ("auto", "2"):

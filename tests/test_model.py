@@ -7,8 +7,9 @@ import segmentation_models_pytorch as smp
 import torch
 from safetensors.torch import save_file
 
+from wsiseg.device import choose_device
 from wsiseg.errors import BundleError, DeviceError
-from wsiseg.model import Network, TorchPredictor, build_network, choose_device, load_fold, save_fold
+from wsiseg.model import Network, TorchPredictor, build_network, load_fold, save_fold
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CPU = torch.device("cpu")
@@ -141,7 +142,7 @@ def test_out_of_memory_halves_the_batch_and_ends_in_a_sentence(
     small.batch, small.device = 4, torch.device("cuda")  # only there is memory scarce
     forward = small._forward
 
-    def cramped(rgb: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], networks: list[Network]) -> object:
+    def cramped(rgb: torch.Tensor, networks: list[Network]) -> object:
         if len(rgb) > 1:
             raise torch.OutOfMemoryError
         small.device = CPU

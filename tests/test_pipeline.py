@@ -267,7 +267,7 @@ def test_a_network_that_gives_no_numbers_fails_and_is_not_taken_for_no_tumour(tm
 def test_a_device_sums_folds_up_to_the_same_bits(folds: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     prob_FBYX = rng.random((folds, 2, 9, 8), np.float32) ** rng.choice([0.01, 1, 30])
-    stats_CBYX = fold_stats(torch.from_numpy(prob_FBYX)).numpy()
+    stats_CBYX = fold_stats(torch.from_numpy(prob_FBYX))[0].numpy()
     for number in range(2):
         assert np.array_equal(stats_CBYX[:, number], mean_and_spread(prob_FBYX[:, number]))
 
@@ -277,7 +277,7 @@ def test_a_predictor_that_sums_up_gives_the_same_map(tmp_path: Path) -> None:
         sums_up = True
 
         def stats(self, rgb_BYX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-            return fold_stats(torch.from_numpy(self(rgb_BYX3))).numpy()
+            return fold_stats(torch.from_numpy(self(rgb_BYX3)))[0].numpy()
 
     slide, maps = ArraySlide(noise(7, 40, 90)), []
     plan = make_plan(slide, core=16, margin=3, per_block=2)

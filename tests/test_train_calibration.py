@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import special
 
-from wsiseg.model import TorchPredictor, build_network, choose_device
+from wsiseg.device import choose_device
+from wsiseg.model import TorchPredictor, build_network
 from wsiseg.train.calibration import LogitCounts, fit_temperature, reliability
 
 PROBS = arrays(np.float32, (5, 7), elements=st.floats(0, 1, width=32))

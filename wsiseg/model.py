@@ -23,16 +23,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.bundle import BundleSpec, load_spec, verify_files
+from wsiseg.device import choose_device, half_precision
 from wsiseg.errors import BundleError, DeviceError
 from wsiseg.fold_stats import fold_stats
 from wsiseg.machine import cores
+from wsiseg.one_launch import InCudaGraphs, OneLaunch
+from wsiseg.spread import NO_NUMBERS
 
 __all__ = [
     "Network",
     "Predictor",
     "TorchPredictor",
     "build_network",
-    "choose_device",
     "load_ensemble",
     "save_fold",
 ]
@@ -159,44 +161,13 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
         raise BundleError(msg) from error
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; auto says aloud when it means CPU.
-
-    Raises:
-        DeviceError: the device is not on this machine.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        if torch.backends.mps.is_available():
-            return torch.device("mps")
-        log.warning("no GPU found: running on the CPU, which is many times slower")
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        msg = f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try --device auto"
-        raise DeviceError(msg) from error
-    return device
-
-
-def half_precision(device: torch.device) -> bool:
-    """Whether bfloat16 is both native and faster there: recent GPUs, CPUs with AVX-512 BF16 or AMX."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        known: Mapping[str, Any] = torch.cpu.get_capabilities()
-        return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16"))
-    return False
-
-
 class TorchPredictor:
     """The folds of a bundle on one device: RGB patches in, one probability map per fold out.
 
     On a CPU each forward pass takes one patch, one fold and one core, and ``at_once`` of them
     run side by side: neither the batch nor the number of cores can then move a bit of the
-    result (decision 0004). On a GPU a batch that does not fit is halved and stays halved.
+    result (decision 0004). On a GPU a batch that does not fit is halved and stays halved, and what
+    is asked of all folds together is one launch.
     """
 
     def __init__(
@@ -214,6 +185,7 @@ class TorchPredictor:
         self.half = half_precision(device) and not fp32
         self.temperature = temperature
         self.at_once = cores() if device.type == "cpu" else 1
+        self._launch = OneLaunch(self._all_folds, device, InCudaGraphs())
 
     @property
     def numerics(self) -> str:
@@ -230,7 +202,7 @@ class TorchPredictor:
         if self.device.type == "cpu":
             self._on_cores(rgb_BYX3, prob_FBYX)
         else:
-            self._in_batches(rgb_BYX3, prob_FBYX, lambda prob_FBYX: prob_FBYX)
+            self._in_batches(rgb_BYX3, prob_FBYX, lambda rgb: self._forward(rgb, self.networks))
         return prob_FBYX
 
     @property
@@ -245,18 +217,27 @@ class TorchPredictor:
             DeviceError: not even one patch fits into its memory, or the network gives no numbers.
         """
         stats_CBYX = np.empty((2, *rgb_BYX3.shape[:3]), np.uint8)
-        self._in_batches(rgb_BYX3, stats_CBYX, fold_stats)
+        self._in_batches(rgb_BYX3, stats_CBYX, self._summed_up)
+        return stats_CBYX
+
+    def _all_folds(self, rgb_BYX3: Tensor) -> tuple[Tensor, Tensor]:
+        return fold_stats(self._forward(rgb_BYX3, self.networks))
+
+    def _summed_up(self, rgb_BYX3: Tensor) -> Tensor:
+        stats_CBYX, broken = self._launch(rgb_BYX3)
+        if bool(broken):
+            raise DeviceError(NO_NUMBERS)
         return stats_CBYX
 
     def _in_batches(
-        self, rgb_BYX3: npt.NDArray[np.uint8], into_CBYX: npt.NDArray[Any], made: Callable[[Tensor], Tensor]
+        self, rgb_BYX3: npt.NDArray[np.uint8], into_CBYX: npt.NDArray[Any], ask: Callable[[Tensor], Tensor]
     ) -> None:
-        """Fill in what is made of all folds' probabilities, batch by batch."""
+        """Fill in the answers to the patches, batch by batch."""
         start = 0
         while start < len(rgb_BYX3):
             some = slice(start, min(start + self.batch, len(rgb_BYX3)))
             try:
-                into_CBYX[:, some] = made(self._forward(rgb_BYX3[some], self.networks)).cpu().numpy()
+                into_CBYX[:, some] = ask(_tensor(rgb_BYX3[some])).cpu().numpy()
             except torch.OutOfMemoryError as error:
                 self._halve(error, some.stop - start)
                 continue
@@ -275,7 +256,7 @@ class TorchPredictor:
     def one(self, fold: int, rgb_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """A fold's probabilities (Y, X) for one patch (Y, X, 3) uint8, on one core."""
         torch.set_num_threads(1)  # holds for the calling thread only
-        return self._forward(rgb_YX3[None], [self.networks[fold]])[0, 0].numpy()
+        return self._forward(_tensor(rgb_YX3[None]), [self.networks[fold]])[0, 0].numpy()
 
     def _halve(self, error: Exception, tried: int) -> None:
         """Take half of what was tried from now on: a block may hold fewer patches than a batch may."""
@@ -286,11 +267,15 @@ class TorchPredictor:
         log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch)
         torch.cuda.empty_cache()
 
-    def _forward(self, rgb_BYX3: npt.NDArray[np.uint8], networks: list[Network]) -> Tensor:
+    def _forward(self, rgb_BYX3: Tensor, networks: list[Network]) -> Tensor:
         """Probabilities (F, B, Y, X), still on the device."""
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            rgb = torch.from_numpy(np.ascontiguousarray(rgb_BYX3)).to(self.device).permute(0, 3, 1, 2)
+            rgb = rgb_BYX3.to(self.device).permute(0, 3, 1, 2)
             return torch.stack([torch.sigmoid(network(rgb) / self.temperature) for network in networks])
+
+
+def _tensor(rgb_BYX3: npt.NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rgb_BYX3))
 
 
 def load_ensemble(

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from wsiseg.model import choose_device, half_precision
+from wsiseg.device import choose_device, half_precision
 
 __all__ = ["Machine", "this_machine"]
 

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from wsiseg.bundle import load_spec
-from wsiseg.model import TorchPredictor, build_network, choose_device, load_fold
+from wsiseg.device import choose_device
+from wsiseg.model import TorchPredictor, build_network, load_fold
 from wsiseg.train.cases import Case
 from wsiseg.train.compare import Run
 from wsiseg.train.data import Sample, load_samples

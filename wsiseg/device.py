@@ -1,0 +1,43 @@
+"""Which device computes, and in what precision."""
+
+import logging
+
+import torch
+
+from wsiseg.errors import DeviceError
+
+__all__ = ["choose_device", "half_precision"]
+
+log = logging.getLogger(__name__)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; auto says aloud when it means CPU.
+
+    Raises:
+        DeviceError: the device is not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        log.warning("no GPU found: running on the CPU, which is many times slower")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try --device auto"
+        raise DeviceError(msg) from error
+    return device
+
+
+def half_precision(device: torch.device) -> bool:
+    """Whether bfloat16 is both native and faster there: recent GPUs, CPUs with AVX-512 BF16 or AMX."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        known = torch.cpu.get_capabilities()
+        return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
