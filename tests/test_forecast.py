@@ -84,7 +84,10 @@ def test_a_gpu_is_timed_by_the_clock_in_full_batches_and_a_cpu_by_all_its_cores(
     seen.clear()
     on(GPU)
     assert network_rate(plan_of(), OPTIONS, loading(seen)) == 2.0
-    assert seen == [OPTIONS.batch, OPTIONS.batch]
+    assert seen == [4, 4]
+    seen.clear()
+    network_rate(plan_of(), replace(OPTIONS, batch=3), loading(seen))
+    assert seen == [3, 3]
 
 
 def test_a_rate_is_measured_once_for_a_device_a_network_and_a_precision(

@@ -1,4 +1,5 @@
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wsiseg.errors import DeviceError
-from wsiseg.model import TorchPredictor, build_network
+from wsiseg.model import TorchPredictor, build_network, cast_once
 from wsiseg.one_launch import OneLaunch, Recorded, Run
 from wsiseg.spread import mean_and_spread
 
@@ -40,10 +41,10 @@ def work(given: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_what_is_replayed_answers_as_the_work_itself() -> None:
     record = LikeAGraph()
-    launch = OneLaunch(work, CPU, record)
+    launch = OneLaunch(CPU, record)
     for number, count in enumerate((3, 1, 3, 2, 1)):
         given = torch.arange(count * 4.0).reshape(count, 4) + number
-        for found, wanted in zip(launch(given), work(given), strict=True):
+        for found, wanted in zip(launch(work, given), work(given), strict=True):
             assert torch.equal(found, wanted)
     assert record.shapes == [(3, 4), (1, 4), (2, 4)]
 
@@ -52,10 +53,10 @@ def test_what_cannot_be_recorded_is_done_all_the_same_and_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     record = LikeAGraph(RuntimeError("operation not permitted when stream is capturing\nmore"))
-    launch = OneLaunch(work, CPU, record)
+    launch = OneLaunch(CPU, record)
     with caplog.at_level(logging.WARNING):
         for count in (1, 2):
-            assert torch.equal(launch(torch.ones(count, 4))[0], torch.full((count, 4), 2.0))
+            assert torch.equal(launch(work, torch.ones(count, 4))[0], torch.full((count, 4), 2.0))
     assert len(record.shapes) == 1
     (said,) = caplog.messages
     assert said.endswith(
@@ -63,16 +64,59 @@ def test_what_cannot_be_recorded_is_done_all_the_same_and_said_once(
     )
 
 
-def test_memory_that_is_too_small_is_the_callers_to_know_and_drops_what_was_recorded() -> None:
-    record = LikeAGraph()
-    launch = OneLaunch(work, CPU, record)
-    launch(torch.ones(1, 4))
-    record.error = torch.OutOfMemoryError()
+def test_a_first_batch_that_does_not_fit_is_the_callers_to_know_and_a_smaller_one_is_recorded() -> None:
+    record = LikeAGraph(torch.OutOfMemoryError())
+    launch = OneLaunch(CPU, record)
     with pytest.raises(torch.OutOfMemoryError):
-        launch(torch.ones(8, 4))
+        launch(work, torch.ones(8, 4))
     record.error = None
-    launch(torch.ones(1, 4))
-    assert record.shapes == [(1, 4), (8, 4), (1, 4)]
+    for _ in range(2):
+        launch(work, torch.ones(4, 4))
+    assert record.shapes == [(8, 4), (4, 4)]
+
+
+def test_where_one_more_shape_does_not_fit_all_are_given_up_and_the_work_is_done(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    record = LikeAGraph()
+    launch = OneLaunch(CPU, record)
+    launch(work, torch.ones(4, 4))
+    record.error = RuntimeError("CUDA error: out of memory")
+    assert torch.equal(launch(work, torch.ones(3, 4))[0], torch.full((3, 4), 2.0))
+    assert torch.equal(launch(work, torch.ones(4, 4))[0], torch.full((4, 4), 2.0))
+    assert record.shapes == [(4, 4), (3, 4)]
+    assert len(caplog.messages) == 1
+    assert not launch._kept
+
+
+def test_a_recording_that_cannot_be_replayed_is_none() -> None:
+    def broken() -> None:
+        raise RuntimeError
+
+    launch = OneLaunch(CPU, lambda run, held: (broken, run(held)))
+    assert torch.equal(launch(work, torch.ones(2, 4))[0], torch.full((2, 4), 2.0))
+
+
+@pytest.mark.parametrize("encoder", ["mit_b0", "mobilenet_v2"])
+def test_weights_that_are_cast_once_give_the_bits_of_weights_cast_in_every_pass(encoder: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(encoder, mean=MEAN, std=STD).eval()
+    rgb = torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        before = network(rgb)
+        cast_once(network)
+        assert torch.equal(network(rgb), before)
+    assert next(network.body.parameters()).dtype == torch.bfloat16
+
+
+def test_a_predictor_that_is_dropped_is_gone_at_once() -> None:
+    predictor = TorchPredictor([build_network("mobilenet_v2", mean=MEAN, std=STD)], CPU, batch=1, fp32=True)
+    predictor._launch = OneLaunch(CPU, LikeAGraph())
+    predictor.stats(np.zeros((1, 64, 64, 3), np.uint8))
+    predictor.close()
+    gone = weakref.ref(predictor)
+    del predictor
+    assert gone() is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -83,7 +127,7 @@ def test_on_a_gpu_folds_in_one_launch_give_the_bits_of_folds_one_by_one() -> Non
     predictor = TorchPredictor(networks, gpu, batch=4, fp32=False)
     rgb_BYX3 = np.random.default_rng(0).integers(0, 256, (7, 256, 256, 3), np.uint8)
     recorded = predictor.stats(rgb_BYX3)
-    predictor._launch = OneLaunch(predictor._all_folds, gpu, LikeAGraph(RuntimeError("not now")))
+    predictor._launch = OneLaunch(gpu, LikeAGraph(RuntimeError("not now")))
     assert np.array_equal(recorded, predictor.stats(rgb_BYX3))
 
 
@@ -91,7 +135,7 @@ def test_an_ensemble_in_one_launch_sums_up_as_its_folds_do() -> None:
     torch.manual_seed(0)
     networks = [build_network("mobilenet_v2", mean=MEAN, std=STD) for _ in range(3)]
     predictor = TorchPredictor(networks, CPU, batch=1, fp32=True)
-    predictor.batch, predictor._launch = 2, OneLaunch(predictor._all_folds, CPU, LikeAGraph())
+    predictor.batch, predictor._launch = 2, OneLaunch(CPU, LikeAGraph())
     rgb_BYX3 = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
     prob_FBYX = np.concatenate([predictor(rgb_BYX3[i : i + 1]) for i in range(5)], axis=1)
     stats_CBYX = predictor.stats(rgb_BYX3)

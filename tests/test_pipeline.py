@@ -20,7 +20,7 @@ from wsiseg.fold_stats import fold_stats
 from wsiseg.geometry import L0, Box, Scale
 from wsiseg.grid import Grid
 from wsiseg.ledger import Ledger
-from wsiseg.pipeline import BlockResult, BlockTask, Kept, Predict, Work, mean_and_spread, plan_work, segment
+from wsiseg.pipeline import BlockResult, BlockTask, Predict, Work, mean_and_spread, plan_work, segment
 from wsiseg.plan import Plan
 from wsiseg.polygons import join, outline
 from wsiseg.testing import ArraySlide, BlurPredictor, array_info
@@ -287,35 +287,6 @@ def test_a_predictor_that_sums_up_gives_the_same_map(tmp_path: Path) -> None:
         maps.append(canvas.read(Box(0, 0, 90, 40)))
     assert maps[0][0].any()
     assert np.array_equal(maps[0], maps[1])
-
-
-def test_handles_are_shared_and_closed_when_others_take_their_place() -> None:
-    closed: list[int] = []
-
-    @dataclass
-    class Handle:
-        number: int
-
-        def close(self) -> None:
-            closed.append(self.number)
-
-    @dataclass(frozen=True)
-    class Open:
-        number: int
-
-        def __call__(self) -> Handle:
-            return Handle(self.number)
-
-    kept = Kept(limit=2)
-    with kept.use(Open(1)) as first, kept.use(Open(1)) as again:
-        assert first is again
-        for number in (2, 3, 4):
-            with kept.use(Open(number)):
-                pass
-        assert 1 not in closed
-    assert closed == [2, 3]
-    kept.clear()
-    assert sorted(closed) == [1, 2, 3, 4]
 
 
 def test_settings_that_change_a_pixel_change_the_key() -> None:

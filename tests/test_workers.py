@@ -141,6 +141,24 @@ def test_threads_raise_the_first_error_and_leave_no_thread(mapper: Mapper) -> No
     assert [t for t in threading.enumerate() if t.name.startswith("wsiseg-block")] == []
 
 
+def test_what_is_in_work_when_a_task_fails_is_told_of_and_nothing_more_is_begun() -> None:
+    together, begun = threading.Barrier(4), []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        together.wait(10)
+        if number == 1:
+            raise OSError
+        time.sleep(0.1)
+        return number
+
+    results = in_threads(4)(work, range(100))
+    assert sorted(next(results) for _ in range(3)) == [0, 2, 3]
+    with pytest.raises(OSError):  # noqa: PT011 - it has no words
+        next(results)
+    assert sorted(begun) == [0, 1, 2, 3]
+
+
 def test_threads_are_shared_by_all_maps_of_one_mapper() -> None:
     mapper, busy, most = in_threads(2), [0], [0]
     lock = threading.Lock()

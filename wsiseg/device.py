@@ -6,7 +6,7 @@ import torch
 
 from wsiseg.errors import DeviceError
 
-__all__ = ["choose_device", "half_precision"]
+__all__ = ["choose_device", "half_precision", "is_want_of_memory"]
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,15 @@ def choose_device(name: str) -> torch.device:
 def half_precision(device: torch.device) -> bool:
     """Whether bfloat16 is both native and faster there: recent GPUs, CPUs with AVX-512 BF16 or AMX."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         known = torch.cpu.get_capabilities()
         return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
+
+
+def is_want_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch, or of a library below it, says that the device's memory was too small."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "alloc_failed" in said

@@ -74,7 +74,7 @@ def seconds_of(
     """
     device, factor, level = Device.of(options), plan.scale.factor, _level(plan)
     canvas_mpx = patches * plan.grid.core**2 / 1e6
-    rest_s = REST_S + REST_OF_FOLD_S * len(plan.spec.folds)
+    rest_s = REST_S + REST_OF_FOLD_S * (1 if device.on_gpu else len(plan.spec.folds))  # it sums them up
     core_s = 0.0 if read_s is None else canvas_mpx * (read_s * TWICE * (factor / level) ** 2 + rest_s)
     beside = core_s / min(device.cores, options.threads)
     network = patches * len(plan.spec.folds) * network_s
@@ -122,12 +122,19 @@ def network_rate(plan: Plan, options: MapOptions, load: Callable[[], Predict]) -
     device, side = Device.of(options), plan.grid.patch
     precision = "float32" if options.fp32 else "its best precision"
     precision += ", openvino" if takes_openvino(options.engine, on_cpu=not device.on_gpu) else ""
-    batch = f", batches of {options.batch}" if device.on_gpu else f", {device.cores} cores"
+    batch = (
+        f", batches of {options.batch}, blocks of {plan.grid.per_block}"
+        if device.on_gpu
+        else f", {device.cores} cores"
+    )
     key = f"{device.name}{batch}: {plan.spec.encoder}, {side} px, {precision}, torch {version('torch')}"
     known = _remembered()
     if key in known:
         return known[key]
-    predict, count = load(), options.batch if device.on_gpu else device.cores
+    predict, count = load(), device.cores
+    if device.on_gpu:  # as a block is asked for
+        count = min(options.batch, plan.grid.per_block**2)
+        predict = getattr(predict, "stats") if getattr(predict, "sums_up", False) else predict  # noqa: B009
     noise_BYX3 = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
     predict(noise_BYX3[:1] if not device.on_gpu else noise_BYX3)
     clock = time.perf_counter if device.on_gpu else time.process_time

@@ -11,10 +11,11 @@ from pathlib import Path
 from wsiseg.errors import SlideReadError
 from wsiseg.export import keep_thumbnail
 from wsiseg.focus import Focus, measure_focus
+from wsiseg.kept import Recipe
 from wsiseg.nodata import GREY, from_afar
 from wsiseg.overview import MAX_PX
 from wsiseg.patience import within
-from wsiseg.pipeline import SLIDES, Recipe
+from wsiseg.pipeline import SLIDES
 from wsiseg.plan import Plan
 from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask, find_slide_tissue, overview

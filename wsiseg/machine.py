@@ -2,6 +2,7 @@
 
 import ctypes
 import itertools
+import math
 import os
 import platform
 from importlib.util import find_spec
@@ -11,14 +12,18 @@ __all__ = ["cores", "gpu_name", "hand_back_memory", "processor_name", "takes_ope
 
 _ASKED = itertools.count()
 DRIVER = Path("/proc/driver/nvidia/gpus")
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""A container's share of the processor: microseconds in so many, or ``max`` (Linux, cgroup v2)."""
 
 
 def cores() -> int:
-    """The CPU cores that this process may use; ``OMP_NUM_THREADS`` says fewer, as it does to torch."""
+    """The CPU cores that this process may use: ``OMP_NUM_THREADS``, or affinity and a container's share."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given):
         return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = QUOTA.read_text().split() if QUOTA.is_file() else ["max"]
+    return count if share[0] == "max" else max(1, min(count, math.ceil(int(share[0]) / int(share[1]))))
 
 
 def hand_back_memory(*, every: int = 1) -> None:
@@ -36,7 +41,8 @@ def visible_gpus() -> list[str]:
     """The NVIDIA cards that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        return [name.strip() for name in given.split(",") if name.strip()]
+        names = (name.strip() for name in given.split(","))
+        return [name for name in itertools.takewhile(lambda name: not name.startswith("-"), names) if name]
     return [str(number) for number, _ in enumerate(DRIVER.iterdir())] if DRIVER.is_dir() else []
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.bundle import BundleSpec, load_spec, verify_files
-from wsiseg.device import choose_device, half_precision
+from wsiseg.device import choose_device, half_precision, is_want_of_memory
 from wsiseg.errors import BundleError, DeviceError
 from wsiseg.fold_stats import fold_stats
 from wsiseg.machine import cores
@@ -123,6 +123,13 @@ def build_network(
     return Network(body, mean, std).to(memory_format=torch.channels_last)
 
 
+def cast_once(network: Network) -> None:
+    """Hold in bfloat16 what autocast would cast in every pass: the same bits by fewer operations."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(torch.bfloat16)
+
+
 def save_fold(network: Network, path: Path) -> str:
     """Write a network's weights as fp16 safetensors, whole or not at all; return the sha256 (hex)."""
     state = network.body.state_dict()
@@ -185,7 +192,12 @@ class TorchPredictor:
         self.half = half_precision(device) and not fp32
         self.temperature = temperature
         self.at_once = cores() if device.type == "cpu" else 1
-        self._launch = OneLaunch(self._all_folds, device, InCudaGraphs())
+        self._launch = OneLaunch(device, InCudaGraphs())
+        if device.type == "cuda" and self.half:
+            for network in self.networks:
+                cast_once(network)
+        elif device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # convolutions would take it for float32
 
     @property
     def numerics(self) -> str:
@@ -224,7 +236,7 @@ class TorchPredictor:
         return fold_stats(self._forward(rgb_BYX3, self.networks))
 
     def _summed_up(self, rgb_BYX3: Tensor) -> Tensor:
-        stats_CBYX, broken = self._launch(rgb_BYX3)
+        stats_CBYX, broken = self._launch(self._all_folds, rgb_BYX3)
         if bool(broken):
             raise DeviceError(NO_NUMBERS)
         return stats_CBYX
@@ -238,10 +250,13 @@ class TorchPredictor:
             some = slice(start, min(start + self.batch, len(rgb_BYX3)))
             try:
                 into_CBYX[:, some] = ask(_tensor(rgb_BYX3[some])).cpu().numpy()
-            except torch.OutOfMemoryError as error:
-                self._halve(error, some.stop - start)
+                start = some.stop
                 continue
-            start = some.stop
+            except RuntimeError as error:
+                if not is_want_of_memory(error):
+                    raise
+                log.debug("out of memory", exc_info=True)
+            self._halve(some.stop - start)  # after the error, which holds what was computed so far
 
     def _on_cores(self, rgb_BYX3: npt.NDArray[np.uint8], prob_FBYX: npt.NDArray[np.float32]) -> None:
         """Fill in each fold's answer to each patch, one core for each."""
@@ -258,11 +273,17 @@ class TorchPredictor:
         torch.set_num_threads(1)  # holds for the calling thread only
         return self._forward(_tensor(rgb_YX3[None]), [self.networks[fold]])[0, 0].numpy()
 
-    def _halve(self, error: Exception, tried: int) -> None:
+    def close(self) -> None:
+        """Give back the memory of the device that is held for the next batch."""
+        self._launch.close()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _halve(self, tried: int) -> None:
         """Take half of what was tried from now on: a block may hold fewer patches than a batch may."""
         if tried == 1:
             msg = f"one patch does not fit into the memory of {self.device}: free it, or use --device cpu"
-            raise DeviceError(msg) from error
+            raise DeviceError(msg)
         self.batch = tried // 2
         log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch)
         torch.cuda.empty_cache()

@@ -16,13 +16,14 @@ from wsiseg.drawn import Drawn, drawn_tissue
 from wsiseg.errors import PlanError, WsisegError
 from wsiseg.export import Outlining, export_polygons
 from wsiseg.geometry import L0, Box
+from wsiseg.kept import Recipe
 from wsiseg.ledger import Ledger
 from wsiseg.look import Seen, View, look
 from wsiseg.machine import hand_back_memory
 from wsiseg.manifest import Counts, Result, SlideManifest, describe, versions
 from wsiseg.nodata import regions
 from wsiseg.options import MapOptions
-from wsiseg.pipeline import BlockResult, BlockTask, Predict, Recipe, Work, plan_work, segment
+from wsiseg.pipeline import BlockResult, BlockTask, Predict, Work, plan_work, segment
 from wsiseg.place import LEDGER, MANIFEST, MAP, Place
 from wsiseg.plan import FOUND_CORNERS, MOST_CORNERS, Plan, make_plan
 from wsiseg.polygons import join, threshold_u8

@@ -7,10 +7,9 @@ outlines. It may run twice, anywhere, and leaves the same bytes.
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import DeviceError, SlideReadError
 from wsiseg.geometry import Box, Canvas
 from wsiseg.grid import Block, Patch
+from wsiseg.kept import Kept, Recipe
 from wsiseg.ledger import Done, Ledger
 from wsiseg.machine import hand_back_memory
 from wsiseg.patience import within
@@ -33,7 +33,6 @@ from wsiseg.workers import Mapper
 __all__ = [
     "BlockResult",
     "BlockTask",
-    "Kept",
     "Predict",
     "Work",
     "mean_and_spread",
@@ -47,20 +46,6 @@ BLOCKS_A_TRIM = 16
 
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 """RGB patches (B, Y, X, 3) to each fold's probabilities (F, B, Y, X)."""
-
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Recipe(Protocol[T_co]):
-    """How to get a slide or a predictor: picklable, and equal to others of the same meaning.
-
-    A worker that is handed equal recipes opens once; handles themselves never travel.
-    """
-
-    def __call__(self) -> T_co:
-        """Open the slide, or load the predictor."""
-
-    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,46 +89,6 @@ def plan_work(plan: Plan, tissue: TissueMask | None, ledger: Ledger) -> Iterator
         )
         if wanted:
             yield Work(*block.index, wanted, ledger.done.get(block.index))
-
-
-class Kept:
-    """Slides and predictors that a process holds open, shared by its threads.
-
-    The least recently used are closed once more than ``limit`` are open; never one in use.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._open: dict[Hashable, Any] = {}
-        self._users: dict[Hashable, int] = {}
-
-    @contextmanager
-    def use(self, recipe: Recipe[T_co]) -> Iterator[T_co]:
-        """The value of a recipe, made where it is not kept already."""
-        with self._lock:
-            value = self._open.pop(recipe) if recipe in self._open else recipe()
-            self._open[recipe] = value  # now the most recently used
-            self._users[recipe] = self._users.get(recipe, 0) + 1
-        try:
-            yield cast("T_co", value)
-        finally:
-            with self._lock:
-                self._users[recipe] -= 1
-                self._evict(self._limit)
-
-    def clear(self) -> None:
-        """Close everything that is not in use."""
-        with self._lock:
-            self._evict(0)
-
-    def _evict(self, limit: int) -> None:
-        idle = [recipe for recipe in self._open if not self._users.get(recipe)]
-        for recipe in idle[: max(0, len(self._open) - limit)]:
-            self._users.pop(recipe, None)
-            value = self._open.pop(recipe)
-            if hasattr(value, "close"):
-                value.close()
 
 
 SLIDES = Kept(limit=2)

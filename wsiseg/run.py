@@ -16,12 +16,13 @@ from wsiseg.drawn import check_tissue_option
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.export import outlining
 from wsiseg.inputs import SlideInput
+from wsiseg.kept import Recipe
 from wsiseg.location import printable
 from wsiseg.machine import cores, visible_gpus
 from wsiseg.manifest import SlideManifest
 from wsiseg.one_slide import Job, Progress
 from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
-from wsiseg.pipeline import PREDICTORS, SLIDES, Predict, Recipe, numerics_of
+from wsiseg.pipeline import PREDICTORS, SLIDES, Predict, numerics_of
 from wsiseg.readers import check_reader
 from wsiseg.recipes import EnsembleRecipe, SlideRecipe
 from wsiseg.workers import Mapper, existing_cluster, in_dask, in_threads, local_cluster, serially

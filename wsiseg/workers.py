@@ -69,6 +69,8 @@ def serially(work: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
 def in_threads(count: int) -> Mapper:
     """A mapper of so many threads of this process, however many maps run at once.
 
+    What is in work when a task fails is still done and told of; then comes the error.
+
     >>> sorted(in_threads(2)(abs, [-2, 1]))
     [1, 2]
     """
@@ -79,16 +81,21 @@ def in_threads(count: int) -> Mapper:
             with seats:
                 return work(item)
 
-        waiting, patient = iter(items), True
+        waiting, patient, failed = iter(items), True, None
         pool = ThreadPoolExecutor(count, thread_name_prefix="wsiseg-block")
         running: set[Future[Any]] = set()
         try:
             running = {pool.submit(seated, item) for item in islice(waiting, count)}
             while running:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
-                running |= {pool.submit(seated, item) for item in islice(waiting, len(finished))}
+                failed = failed or next((error for one in finished if (error := one.exception())), None)
+                if failed is None:
+                    running |= {pool.submit(seated, item) for item in islice(waiting, len(finished))}
                 for future in finished:
-                    yield future.result()
+                    if future.exception() is None:
+                        yield future.result()
+            if failed is not None:
+                raise failed
         except KeyboardInterrupt:
             patient = False
             raise
