@@ -124,7 +124,7 @@ def build_network(
 
 
 def cast_once(network: Network) -> None:
-    """Hold in bfloat16 what autocast would cast in every pass: the same bits by fewer operations."""
+    """Hold in bfloat16 what autocast would cast in every pass (same bits); not for a network that learns."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.to(torch.bfloat16)
@@ -193,11 +193,6 @@ class TorchPredictor:
         self.temperature = temperature
         self.at_once = cores() if device.type == "cpu" else 1
         self._launch = OneLaunch(device, InCudaGraphs())
-        if device.type == "cuda" and self.half:
-            for network in self.networks:
-                cast_once(network)
-        elif device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = False  # convolutions would take it for float32
 
     @property
     def numerics(self) -> str:
@@ -317,9 +312,14 @@ def load_ensemble(
     spec = load_spec(folder)
     verify_files(folder, spec)
     networks = [_fold(spec, folder / fold.file) for fold in spec.folds[:folds]]
-    return TorchPredictor(
-        networks, choose_device(device), batch=batch, fp32=fp32, temperature=spec.temperature
-    )
+    chosen = choose_device(device)
+    predictor = TorchPredictor(networks, chosen, batch=batch, fp32=fp32, temperature=spec.temperature)
+    if chosen.type == "cuda" and predictor.half:
+        for network in networks:
+            cast_once(network)
+    elif chosen.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # convolutions would take it for float32
+    return predictor
 
 
 def _fold(spec: BundleSpec, path: Path) -> Network:
