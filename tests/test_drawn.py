@@ -63,7 +63,7 @@ def test_polygons_side_by_side_share_no_pixel_and_lose_none(sides: tuple[int, ..
 
 def test_a_mask_lies_on_the_bounds_at_about_8_um() -> None:
     region = np.array([shapely.box(160, 320, 480, 640)], object)
-    mask = Drawn("a", "b", None, region, level0=False).mask(INFO)
+    mask = Drawn("a", "b", None, region, level0=False, object_N=np.arange(1)).mask(INFO)
     assert (mask.scale.factor, mask.scale.x, mask.scale.y, mask.mpp) == (16, 800, 400, 8.0)
     assert mask.mask_YX.shape == (100, 150)
     assert mask.mask_YX[20:40, 10:30].all()
@@ -109,7 +109,10 @@ def test_every_part_of_a_class_and_of_those_derived_from_it_is_read(tmp_path: Pa
     if packed:
         path.with_suffix(".geojson.gz").write_bytes(gzip.compress(path.read_bytes()))
         path = path.with_suffix(".geojson.gz")
-    assert shapely.area(read_drawn(path, "Tumor").polygons_N).tolist() == [1, 1, 1]
+    found = read_drawn(path, "Tumor")
+    assert shapely.area(found.polygons_N).tolist() == [1, 1, 1]
+    assert shapely.area(found.objects_N).tolist() == [2, 1]
+    assert found.classes == ("Stroma", "Tumor", "none")
 
 
 def test_the_files_bytes_and_the_class_are_the_setting(tmp_path: Path) -> None:
@@ -144,11 +147,13 @@ def test_a_file_that_cannot_be_right_is_refused_with_a_sentence(tmp_path: Path) 
         '{"features": [{"geometry": null, "properties": 3}]}',
         '{"features": 3}',
         '{"features": [{"geometry": {"type": "Nonsense"}}]}',
+        '{"hello": 1}',
+        '{"features": [], "wsiseg": {"origin_level0_px": 3}}',
         "null",
     ):
         path.write_text(text)
         with pytest.raises(GeoJSONError, match=r"a\.geojson cannot be read"):
-            read_drawn(path)
+            read_drawn(path, or_none=True)
     with pytest.raises(UsageError, match="there is no such file; give auto, none"):
         check_tissue_option("nonee", 1)
     with pytest.raises(UsageError, match="the regions of one slide, and 2 are named"):

@@ -18,9 +18,10 @@ import shapely
 from shapely.errors import ShapelyError
 
 from wsiseg.errors import GeoJSONError, UsageError
+from wsiseg.geojson import UNREADABLE
 from wsiseg.geometry import Scale
 from wsiseg.location import Location
-from wsiseg.rings import Polygons
+from wsiseg.rings import Ints, Polygons
 from wsiseg.slide import SlideInfo
 from wsiseg.tissue import TissueMask, mask_factor
 
@@ -40,6 +41,9 @@ class Drawn:
         wanted: the class that was asked for; None takes every class.
         polygons_N: valid polygons with an area, in level-0 pixels from the corner that ``level0`` says.
         level0: whether they count from the corner of level 0, and not of the bounds.
+        object_N: the object of the file that each polygon is a part of, by number, ascending.
+        classes: the classes of all objects in the file; ``none`` for an object without one.
+        corner_L0: the level-0 pixel (x, y) that is (0, 0) in the file; None where it does not say.
     """
 
     name: str
@@ -47,11 +51,26 @@ class Drawn:
     wanted: str | None
     polygons_N: Polygons
     level0: bool
+    object_N: Ints
+    classes: tuple[str, ...] = ()
+    corner_L0: tuple[float, float] | None = None
 
     @property
     def setting(self) -> str:
         """What is part of the job's key."""
         return f"drawn, sha256 {self.sha256}" + ("" if self.wanted is None else f", class {self.wanted}")
+
+    @property
+    def objects_N(self) -> Polygons:
+        """The polygons as multipolygons, one for each object."""
+        _, owner_N = np.unique(self.object_N, return_inverse=True)
+        whole_N: Polygons = shapely.multipolygons(self.polygons_N, indices=owner_N)
+        return whole_N
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The classes that say what something is: not QuPath's regions (``Region*``), nor ``Unreadable``."""
+        return tuple(name for name in self.classes if not name.endswith("*") and name != UNREADABLE)
 
     def in_bounds(self, info: SlideInfo) -> Polygons:
         """The polygons as QuPath counts: in level-0 pixels from the corner of the slide's bounds."""
@@ -150,25 +169,52 @@ def read_drawn(path: Path, wanted: str | None = None, *, or_none: bool = False) 
         features = _features(document)
         chosen = [orjson.dumps(one["geometry"]) for one in features if wanted in (None, _class_of(one))]
         shapes = shapely.from_geojson(np.array(chosen, dtype=object))
-        parts = shapely.get_parts(shapely.make_valid(shapes))
+        polygons_N, object_N = _polygons(shapely.make_valid(shapes))
+        ours = document.get("wsiseg") if isinstance(document, dict) else None
+        level0, corner_L0 = _origin(ours if isinstance(ours, dict) else {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, ShapelyError) as error:
         msg = f"{path} cannot be read as GeoJSON ({error}); `wsiseg check` says what is wrong with it"
         raise GeoJSONError(msg) from error
-    polygons_N: Polygons = parts[shapely.area(parts) > 0]
+    classes = tuple(sorted({_class_of(one) or "none" for one in features}))
     if not len(polygons_N) and not or_none:
-        classes = ", ".join(sorted({_class_of(one) or "none" for one in features})) or "no object"
+        listed = ", ".join(classes) or "no object"
         kind = "polygon" if wanted is None else f"polygon of class {wanted}"
-        msg = f"{path} holds no {kind} (its classes: {classes}); draw regions in QuPath and export them"
+        msg = f"{path} holds no {kind} (its classes: {listed}); draw regions in QuPath and export them"
         raise GeoJSONError(msg)
-    ours = document.get("wsiseg") if isinstance(document, dict) else None
-    level0 = isinstance(ours, dict) and ours.get("origin") == "level0"
-    return Drawn(path.name, hashlib.sha256(raw).hexdigest(), wanted, polygons_N, level0)
+    sha256 = hashlib.sha256(raw).hexdigest()
+    return Drawn(path.name, sha256, wanted, polygons_N, level0, object_N, classes, corner_L0)
 
 
 def _features(document: Any) -> list[Any]:
+    """The features of a collection, a list or one alone; every one has a geometry, or it is none."""
     if isinstance(document, dict):
-        return list(document["features"]) if "features" in document else [document]
-    return list(document)
+        found = list(document["features"]) if "features" in document else [document]
+    else:
+        found = list(document)
+    if not all("geometry" in one for one in found):
+        msg = "it holds what is no feature with a geometry"
+        raise ValueError(msg)
+    return found
+
+
+def _polygons(shapes_N: Polygons) -> tuple[Polygons, Ints]:
+    """The polygons with an area that valid shapes are made of, and which shape each is of."""
+    object_N = np.arange(len(shapes_N))
+    while (shapely.get_type_id(shapes_N) > shapely.GeometryType.POLYGON).any():
+        shapes_N, index_N = shapely.get_parts(shapes_N, return_index=True)
+        object_N = object_N[index_N]
+    solid_N = shapely.area(shapes_N) > 0
+    return shapes_N[solid_N], object_N[solid_N]
+
+
+def _origin(ours: dict[str, Any]) -> tuple[bool, tuple[float, float] | None]:
+    """Whether a file counts from the corner of level 0, and the level-0 pixel that is its (0, 0)."""
+    if ours.get("origin") == "level0":
+        return True, (0.0, 0.0)
+    if "origin_level0_px" not in ours:
+        return False, None
+    x, y = map(float, ours["origin_level0_px"])
+    return False, (x, y)
 
 
 def _class_of(feature: Any) -> str | None:
