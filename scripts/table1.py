@@ -30,8 +30,10 @@ def main() -> None:
     parser.add_argument("--tasks", nargs=2, default=["task1", "task2"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="a small form for two CPU cores")
+    parser.add_argument("--steps", type=int, help="steps of an epoch; a union takes twice as many")
     given, more = parser.parse_known_args()
     recipe = [*(QUICK if given.quick else ["--preset", "paper"]), *more]
+    once, both = ([] if given.steps is None else ["--steps", str(n * given.steps)] for n in (1, 2))
     one, two = given.tasks
     begun = time.perf_counter()
 
@@ -41,11 +43,10 @@ def main() -> None:
         options = ["--strategy", strategy, "--task", task, "--data", str(given.data)]
         wsiseg("train", *options, "-o", str(given.out / name), "--resume", *recipe, *extra)
 
-    train("standard", one)
-    train("standard", two)
-    train("cross-task", one, "--init-from", str(given.out / f"standard-{two}"))
-    train("cross-task", two, "--init-from", str(given.out / f"standard-{one}"))
-    both = ["--steps", str(2 * int(more[more.index("--steps") + 1]))] if "--steps" in more else []
+    train("standard", one, *once)
+    train("standard", two, *once)
+    train("cross-task", one, *once, "--init-from", str(given.out / f"standard-{two}"))
+    train("cross-task", two, *once, "--init-from", str(given.out / f"standard-{one}"))
     train("union", one, *both)
     lend(given.out / f"union-{one}" / "run", given.out / f"union-{two}" / "run")
     train("union", two, *both)
@@ -61,12 +62,12 @@ def wsiseg(*arguments: str) -> None:
 
 
 def lend(source: Path, target: Path) -> None:
-    """Copy finished folds' last checkpoints, so that they are judged again and not trained again."""
+    """Copy finished folds' checkpoints, so that they are judged again and not trained again."""
     for path in sorted(source.glob("fold-*/last.pt")):
         there = target / path.parent.name
         if not (there / "last.pt").exists():
             there.mkdir(parents=True, exist_ok=True)
-            for name in ("metrics.jsonl", "last.pt"):
+            for name in ("metrics.jsonl", "best.safetensors", "last.pt"):
                 shutil.copyfile(path.parent / name, there / name)
 
 

@@ -120,6 +120,15 @@ def test_weights_of_another_network_or_none_are_refused(network: Network, tmp_pa
         build_network("mit_b9", mean=MEAN, std=STD)
 
 
+def test_imagenet_weights_that_cannot_be_fetched_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(smp, "FPN", offline)
+    with pytest.raises(BundleError, match="weights of mit_b0 cannot be fetched: go online once"):
+        build_network("mit_b0", mean=MEAN, std=STD, encoder_weights="imagenet")
+
+
 def test_auto_says_aloud_that_it_means_the_cpu(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -293,3 +293,101 @@ def test_of_several_other_tasks_the_source_must_be_named(data: Path, tmp_path: P
     shutil.copytree(data / "scanners", more / "labs")
     with pytest.raises(UsageError, match="--source-task, one of: labs, scanners"):
         train(experiment(more, tmp_path / "x", "cross-task"))
+
+
+def changed_data(data: Path, folder: Path) -> Path:
+    shutil.copytree(data, folder)
+    return folder
+
+
+def test_other_images_or_another_resolution_are_not_resumed(data: Path, tmp_path: Path) -> None:
+    own = changed_data(data, tmp_path / "data")
+    out = train(experiment(own, tmp_path / "x"))
+    mask = own / "organs" / "a" / "mask" / "1.png"
+    before = mask.read_bytes()
+    Image.fromarray(np.full((48, 56), 255, np.uint8)).save(mask)
+    with pytest.raises(OutputError, match="its images differ"):
+        train(experiment(own, out), "resume")
+    mask.write_bytes(before)
+    with pytest.raises(OutputError, match="its images differ"):
+        train(replace(experiment(own, out), image_mpp=1.0), "resume")
+    train(experiment(own, out), "resume")
+    assert Silence.epochs == 2
+
+
+def test_further_folds_may_follow_the_first(data: Path, tmp_path: Path) -> None:
+    out = train(experiment(data, tmp_path / "x", train_folds=1))
+    first = (out / "fold-1.safetensors").read_bytes()
+    train(experiment(data, out), "resume")
+    assert len(load_spec(out).folds) == Silence.epochs == 2
+    assert (out / "fold-1.safetensors").read_bytes() == first
+
+
+def test_a_folder_that_is_taken_is_refused_before_anything_is_trained(
+    data: Path, bundle: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match="holds a training already"):
+        train(experiment(data, bundle, "cross-task"))
+    published = tmp_path / "published"
+    shutil.copytree(bundle, published, ignore=shutil.ignore_patterns("run"))
+    with pytest.raises(OutputError, match="not trained here"):
+        train(experiment(data, published, "cross-task"), "resume")
+    assert Silence.epochs == 0
+    assert not (bundle / "run" / "source-scanners").exists()
+
+
+def test_to_begin_anew_leaves_nothing_of_what_was_there(data: Path, bundle: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(bundle, old, ignore=shutil.ignore_patterns("run"))
+    for name in ("fold-7.safetensors", "judgement.json", "worst.png"):
+        (old / name).write_text("of another")
+    (old / "notes.txt").write_text("mine")
+    train(experiment(data, old, train_folds=1), "overwrite")
+    left = {path.name for path in old.iterdir()}
+    assert left == {"README.md", "bundle.json", "fold-1.safetensors", "learnt.json", "notes.txt", "run"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more", "said"),
+    [
+        ("standard", {"source_task": "scanners"}, "--source-task is for --strategy cross-task"),
+        ("cross-task", {"source_task": "scanners", "init_from": Path("x")}, "leave one of them out"),
+        ("standard", {"image_mpp": 0.0}, "no number of microns"),
+        ("standard", {"image_mpp": float("nan")}, "no number of microns"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(
+    data: Path, tmp_path: Path, strategy: str, more: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan_folds(replace(experiment(data, tmp_path / "x", strategy), **more))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"), [("union", "needs a second task"), ("cross-task", "starts from another task")]
+)
+def test_one_task_is_no_two(data: Path, tmp_path: Path, strategy: str, said: str) -> None:
+    shutil.copytree(data / "organs", tmp_path / "data" / "organs")
+    with pytest.raises(UsageError, match=said):
+        train(experiment(tmp_path / "data", tmp_path / "x", strategy))
+
+
+def test_an_odd_start_is_said(
+    data: Path, bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    coarse = TINY.model_copy(update={"mpp": 1.0, "encoder_weights": "imagenet"})
+    train(replace(experiment(data, tmp_path / "x", "cross-task", init_from=bundle), recipe=coarse))
+    assert "was trained at 0.5 µm, and this training is at 1" in caplog.text
+    assert "has learnt from organs already" in caplog.text
+    assert "--encoder-weights changes nothing" in caplog.text
+
+
+def test_tasks_and_domains_of_any_name_become_files(data: Path, tmp_path: Path) -> None:
+    own = tmp_path / "data"
+    shutil.copytree(data / "organs" / "a", own / "organs" / "organ one")
+    shutil.copytree(data / "organs" / "b", own / "organs" / "organ/../two".replace("/", "|"))
+    shutil.copytree(data / "scanners", own / "t 2")
+    out = train(experiment(own, tmp_path / "x", leave_domain_out=True))
+    assert load_spec(out).fold_names == ("organ-one", "organ-..-two")
+    train(experiment(own, tmp_path / "y", "cross-task"))
+    assert (tmp_path / "y" / "run" / "source-t-2" / "bundle.json").is_file()

@@ -29,6 +29,16 @@ def test_every_epoch_is_a_line_of_metrics_and_a_line_said(
     assert "min left" in said
 
 
+def test_an_epoch_that_is_done_again_has_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for epochs in ((1, 2), (2, 3)):
+        watch = FoldWatch(tmp_path, 3)
+        for epoch in epochs:
+            watch.epoch(record(epoch))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    assert "nan" not in capsys.readouterr().err
+
+
 def test_a_terminal_has_a_bar_with_loss_dice_pace_and_what_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,9 @@ class _Group(click.Group):
         except KeyboardInterrupt as error:
             code = error.exit_code if isinstance(error, Interruption) else CTRL_C
             with suppress(OSError):  # the terminal may be what is gone
-                click.echo("interrupted; what is done stays, run the same command again to go on", err=True)
+                again = "the same command with --resume goes on"
+                again = again if ctx.invoked_subcommand == "train" else "run the same command again to go on"
+                click.echo(f"interrupted; what is done stays, {again}", err=True)
             leave(code)
             ctx.exit(code)
 

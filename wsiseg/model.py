@@ -111,6 +111,9 @@ def build_network(
     except (KeyError, ValueError) as error:
         msg = f"no encoder {encoder!r} with weights {fetched!r} in segmentation-models-pytorch: {error}"
         raise BundleError(msg) from error
+    except OSError as error:
+        msg = f"the ImageNet weights of {encoder} cannot be fetched: go online once, or give a file or none"
+        raise BundleError(msg) from error
     if encoder_weights not in {None, "imagenet"}:
         path = Path(str(encoder_weights))
         tensors = _read_tensors(path)

@@ -1,8 +1,10 @@
 """What is trained, on what, and where it goes; and the folds that follow from it. No torch here."""
 
 import logging
+import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,7 +16,7 @@ from wsiseg.train.folds import Fold, folds_of, joined, leave_domain_out
 from wsiseg.train.recipe import Recipe
 from wsiseg.train.strategies import Strategy
 
-__all__ = ["Experiment", "plan_folds", "plan_table"]
+__all__ = ["Experiment", "file_name", "plan_folds", "plan_table"]
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +78,14 @@ def plan_folds(experiment: Experiment) -> tuple[tuple[Case, ...], tuple[Fold, ..
     Raises:
         DataError: cases cannot be used or are too few. UsageError: the data has no such task.
     """
+    _check(experiment)
     image_mpp = experiment.image_mpp or experiment.recipe.mpp
     cases = limited(read_cases(experiment.data, image_mpp=image_mpp), experiment.limit)
     assumed = sum(case.mpp_is == "assumed" for case in cases)
     if assumed:
         log.warning("%d images without a stated resolution are taken to be at %g µm/px", assumed, image_mpp)
+    elif experiment.image_mpp:
+        log.warning("--image-mpp changes nothing: the manifest tells the resolution of every image")
     tasks = tasks_of(cases)
     if experiment.task not in tasks:
         msg = f"{experiment.data} has no task {experiment.task!r}; it has {', '.join(tasks)}"
@@ -88,9 +93,49 @@ def plan_folds(experiment: Experiment) -> tuple[tuple[Case, ...], tuple[Fold, ..
     chosen = _folds(experiment, cases, experiment.task)
     if experiment.strategy.all_tasks:
         others = [task for task in tasks if task != experiment.task]
+        if not others:
+            msg = f"a union needs a second task, and {experiment.data} has one: train by --strategy standard"
+            raise UsageError(msg)
         dealt = [] if experiment.leave_domain_out else [_folds(experiment, cases, task) for task in others]
         chosen = joined(chosen, dealt or [case for case in cases if case.task in others])
-    return cases, chosen[: experiment.train_folds]
+    return cases, _with_file_names(chosen)[: experiment.train_folds]
+
+
+def _check(experiment: Experiment) -> None:
+    """Refuse options that do not go together, and a folder's name that no bundle may have."""
+    strategy, recipe, mpp = experiment.strategy, experiment.recipe, experiment.image_mpp
+    wrong = ""
+    if mpp is not None and not 0 < mpp < math.inf:
+        wrong = f"--image-mpp {mpp:g} is no number of microns per pixel: it lies above 0"
+    elif recipe.blend < 1 and not (experiment.init_from or strategy.from_other):
+        wrong = "--blend mixes the trained weights with those the training began from: pass --init-from too"
+    elif experiment.source_task and not strategy.from_other:
+        wrong = f"--source-task is for --strategy cross-task, and this is {strategy.name}: leave it out"
+    elif experiment.source_task and experiment.init_from:
+        wrong = "--init-from says what to start from, and so does --source-task: leave one of them out"
+    if wrong:
+        raise UsageError(wrong)
+    if experiment.init_from and recipe.encoder_weights != "none":
+        log.warning("--encoder-weights changes nothing: --init-from gives every weight")
+    experiment.spec  # noqa: B018 - refuses a name
+
+
+def file_name(name: str) -> str:
+    """A task's or domain's name as it may stand in the name of a file.
+
+    >>> file_name("organ one")
+    'organ-one'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+
+
+def _with_file_names(folds: Sequence[Fold]) -> tuple[Fold, ...]:
+    """The folds under names that may stand in the names of files, each its own."""
+    names: list[str] = []
+    for fold in folds:
+        name = file_name(fold.name)
+        names.append(f"{name}-{len(names) + 1}" if name in names else name)
+    return tuple(replace(fold, name=name) for fold, name in zip(folds, names, strict=True))
 
 
 def _folds(experiment: Experiment, cases: Sequence[Case], task: str) -> tuple[Fold, ...]:

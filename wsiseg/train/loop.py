@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from wsiseg.errors import DataError, OutputError
+from wsiseg.errors import DataError, OutputError, UsageError
 from wsiseg.model import Network, Predictor, TorchPredictor, save_fold
 from wsiseg.resample import Kernel
 from wsiseg.train.augment import shift_colour
@@ -86,6 +86,8 @@ def train_fold(network: Network, job: Job, recipe: Recipe, *, machine: Machine, 
             optimizer.zero_grad()
             done = (step + 1) / (steps * recipe.epochs)
             watch.step(len(batch.keys) * machine.ranks, losses[-1], done)
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
+            _no_numbers("weights became no numbers", batch)
         spent = time.perf_counter() - begun
         dice = float(np.mean([s.dice for s in machine.gathered(_validate(network, job, machine))]))
         loss = float(np.mean(machine.gathered(losses)))
@@ -150,14 +152,26 @@ def _learn(learner: nn.Module, batch: Batch, recipe: Recipe, machine: Machine) -
         alone = isinstance(learner, DistributedDataParallel) and number < len(parts)
         with learner.no_sync() if alone else nullcontext():  # type: ignore[operator]  # DDP's own
             with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.half):
-                logits = learner(part[0])
+                logits = _logits(learner, part[0])
             loss = _loss(logits, part[1], part[2], pixels=pixels, crops=len(rgb), dice=recipe.loss != "bce")
             if not torch.isfinite(loss):
-                msg = f"the loss became {loss.item()} with these images: {', '.join(batch.keys)}; "
-                raise DataError(msg + "look at them, or lower --learning-rate")
+                _no_numbers(f"loss became {loss.item()}", batch)
             loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
+
+
+def _logits(learner: nn.Module, rgb: Tensor) -> Tensor:
+    try:
+        return cast("Tensor", learner(rgb))
+    except ValueError as error:  # of a normalisation that has one number to normalise
+        msg = f"{error}: take a larger --crop or --batch, or fewer parts (--accumulate)"
+        raise UsageError(msg) from error
+
+
+def _no_numbers(what: str, batch: Batch) -> NoReturn:
+    msg = f"the {what} with these images: {', '.join(batch.keys)}; look at them, or lower --learning-rate"
+    raise DataError(msg)
 
 
 def _loss(

@@ -24,6 +24,11 @@ class Machine:
     ranks: int = 1
 
     @property
+    def arithmetic(self) -> str:
+        """Such as ``"cpu bfloat16"``: other arithmetic, other weights."""
+        return f"{self.device.type} {'bfloat16' if self.half else 'float32'}"
+
+    @property
     def share(self) -> tuple[int, int]:
         """(rank, ranks): which part of a batch is this process's."""
         return self.rank, self.ranks

@@ -32,7 +32,7 @@ class Recipe(BaseModel):
         default=0, description="Steps of an epoch, for trials of equal length; 0: one look at every pixel."
     )
     cycles: Whole = Field(default=1, description="Equal cycles, in each of which the rate falls to zero.")
-    warmup: Annotated[float, Field(ge=0)] = Field(
+    warmup: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=1.0, description="Epochs over which the rate first rises from zero."
     )
     crop: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
@@ -40,13 +40,13 @@ class Recipe(BaseModel):
     )
     batch: Whole = Field(default=8, description="Crops per step.")
     accumulate: Whole = Field(default=1, description="Parts a batch is split into, to fit a small GPU.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = Field(
         default=6e-4, description="Adam's peak learning rate."
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.01, description="Decoupled weight decay (AdamW); with 0 it is Adam."
     )
-    clip: Annotated[float, Field(ge=0)] = Field(
+    clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=1.0, description="Largest gradient norm; 0 is no limit."
     )
     loss: Literal["bce", "bce+dice"] = Field(
@@ -81,7 +81,9 @@ class Recipe(BaseModel):
         description="Share of the trained weights in the result; the rest are those that a training with "
         "--init-from began with.",
     )
-    seed: int = Field(default=0, description="Seed of the folds, of the first weights and of every draw.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        default=0, description="Seed of the folds, of the first weights and of every draw."
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":

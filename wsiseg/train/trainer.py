@@ -3,6 +3,7 @@
 A finished fold is never trained again, and a half-trained one is taken up from its last epoch.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -19,12 +20,12 @@ from wsiseg.errors import OutputError, UsageError
 from wsiseg.model import Network, TorchPredictor, build_network, load_fold, save_fold
 from wsiseg.train.cases import tasks_of
 from wsiseg.train.data import Sample, load_samples
-from wsiseg.train.experiment import Experiment, plan_folds
+from wsiseg.train.experiment import Experiment, file_name, plan_folds
 from wsiseg.train.folds import Fold
 from wsiseg.train.loop import Job, Watch, judge, train_fold
 from wsiseg.train.machine import Machine
 from wsiseg.train.publish import publish, versions
-from wsiseg.train.records import read_run, run_folder, write_run, write_scores
+from wsiseg.train.records import LEARNT, read_run, run_folder, write_run, write_scores
 from wsiseg.train.starts import Start, starting_weights
 from wsiseg.train.strategies import STRATEGIES
 
@@ -53,12 +54,12 @@ def run_experiment(
     if experiment.recipe.batch % machine.ranks:
         msg = f"a batch of {experiment.recipe.batch} cannot be shared out to {machine.ranks} processes: "
         raise UsageError(msg + f"pass --batch {machine.ranks}, or a multiple of it")
-    if experiment.recipe.blend < 1 and not (experiment.init_from or experiment.strategy.from_other):
-        msg = "--blend mixes the trained weights with those the training began from: pass --init-from too"
-        raise UsageError(msg)
     cases, folds = plan_folds(experiment)
+    if not machine.rank:
+        _refuse_place(experiment, existing)
     experiment = _with_source(experiment, tasks_of(cases), machine, existing=existing, watch=watch)
     starts = starting_weights(experiment.init_from, folds, experiment.recipe.encoder_weights)
+    _warn_of_start(experiment, list(zip(folds, starts, strict=True)))
     _begin(experiment, list(zip(folds, starts, strict=True)), machine, existing)
     wanted = {case.key: case for fold in folds for case in (*fold.train, *fold.valid)}
     loaded = load_samples(
@@ -155,6 +156,9 @@ def _with_source(
         return experiment
     others = [task for task in tasks if task != experiment.task]
     source = experiment.source_task or (others[0] if len(others) == 1 else None)
+    if not others:
+        msg = f"cross-task training starts from another task, and {experiment.data} has one: pass --init-from"
+        raise UsageError(msg)
     if source not in others:
         msg = f"cross-task training of {experiment.task} needs --source-task, one of: {', '.join(others)}"
         raise UsageError(msg)
@@ -162,47 +166,81 @@ def _with_source(
         experiment,
         task=source,
         strategy=STRATEGIES["standard"],
-        out=run_folder(experiment.out) / f"source-{source}",
+        out=run_folder(experiment.out) / f"source-{file_name(source)}",
         source_task=None,
     )
     kept: Existing = "overwrite" if existing == "overwrite" else "resume"
     return replace(experiment, init_from=run_experiment(first, machine, existing=kept, watch=watch))
 
 
+def _warn_of_start(experiment: Experiment, folds: Sequence[tuple[Fold, Start]]) -> None:
+    """Say what is odd about the bundle that a training starts from, and is allowed."""
+    if experiment.init_from is None:
+        return
+    name, mpp = experiment.init_from, load_spec(find_bundle(experiment.init_from)).mpp
+    if mpp != experiment.recipe.mpp:
+        log.warning("%s was trained at %g µm, and this training is at %g", name, mpp, experiment.recipe.mpp)
+    known = any(case.task == experiment.task and case.group in s.seen for f, s in folds for case in f.train)
+    if experiment.strategy.from_other and known:
+        log.warning("%s has learnt from %s already: this is no cross-task training", name, experiment.task)
+
+
+def _refuse_place(experiment: Experiment, existing: Existing) -> None:
+    """Refuse a folder that is taken, before anything is trained."""
+    out, found = experiment.out, read_run(experiment.out)
+    if found and existing == "refuse":
+        msg = f"{out} holds a training already: pass --resume to go on, --overwrite to begin anew"
+        raise OutputError(msg)
+    if not found and (out / "bundle.json").exists() and existing != "overwrite":
+        msg = f"{out} holds a bundle that was not trained here: choose another -o"
+        raise OutputError(msg)
+
+
 def _begin(
     experiment: Experiment, folds: Sequence[tuple[Fold, Start]], machine: Machine, existing: Existing
 ) -> None:
     """Make the folder ready and write the record, or check that it is of this training."""
-    record = _record(experiment, folds)
-    found = read_run(experiment.out)
     if machine.rank:
         machine.wait()
         return
-    if existing == "overwrite" and found:
-        for path in (*experiment.out.glob("fold-*.safetensors"), *run_folder(experiment.out).glob("fold-*")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        found = None
-    same = ("task", "strategy", "recipe", "init_from", "folds", "trained")
-    changed = [name for name in same if found and found.get(name) != json.loads(json.dumps(record[name]))]
+    out = experiment.out
+    if existing == "overwrite":
+        _clear(out)
+    record = json.loads(json.dumps(_record(experiment, folds, machine)))
+    found = read_run(out)
+    changed = [name for name in SAME if found and found.get(name) != record[name]]
+    for name in PER_FOLD if found else ():  # further folds may come, those that are there must be the same
+        was = found.get(name) if found else None
+        if not isinstance(was, dict) or was.items() != {k: record[name].get(k) for k in was}.items():
+            changed.append(name)
     if changed:
-        msg = (
-            f"{experiment.out} holds another training (its {', '.join(changed)} differ): "
-            "pass --overwrite, or another -o"
-        )
+        told = ", ".join(changed)
+        msg = f"{out} holds another training (its {told} differ): pass --overwrite, or another -o"
         raise OutputError(msg)
-    if found and existing == "refuse":
-        msg = (
-            f"{experiment.out} holds this training already: pass --resume to go on, --overwrite to begin anew"
-        )
-        raise OutputError(msg)
-    if not found and (experiment.out / "bundle.json").exists() and existing != "overwrite":
-        msg = f"{experiment.out} holds a bundle that was not trained here: choose another -o"
-        raise OutputError(msg)
-    write_run(experiment.out, record)
+    if found and found.get("arithmetic") != record["arithmetic"]:
+        log.warning("%s was begun in other arithmetic (%s)", out, found.get("arithmetic"))
+    write_run(out, record)
     machine.wait()
 
 
-def _record(experiment: Experiment, folds: Sequence[tuple[Fold, Start]]) -> dict[str, Any]:
+SAME, PER_FOLD = ("task", "strategy", "recipe", "init_from", "images"), ("folds", "trained")
+"""What must be equal of two records of one training."""
+
+
+def _clear(out: Path) -> None:
+    """Remove a training and the bundle that came of it, what was judged of it included."""
+    if read_run(out) is None and not (out / "bundle.json").exists():
+        return
+    found = [*out.glob("fold-*.safetensors"), *run_folder(out).glob("fold-*"), run_folder(out) / "run.json"]
+    found += [out / name for name in ("bundle.json", LEARNT, *OF_A_BUNDLE)]
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+OF_A_BUNDLE = ("README.md", "judgement.json", "disagreement.png", "worst.png")
+
+
+def _record(experiment: Experiment, folds: Sequence[tuple[Fold, Start]], machine: Machine) -> dict[str, Any]:
     """What decides a training; ``trained`` are the groups each fold's weights have seen, start included."""
     return {
         "format": 1,
@@ -210,6 +248,8 @@ def _record(experiment: Experiment, folds: Sequence[tuple[Fold, Start]]) -> dict
         "strategy": experiment.strategy.name,
         "leave_domain_out": experiment.leave_domain_out,
         "data": str(experiment.data),
+        "images": _digest(folds),
+        "arithmetic": machine.arithmetic,
         "limit": experiment.limit,
         "init_from": experiment.init_from and load_spec(find_bundle(experiment.init_from)).weights_key,
         "recipe": experiment.recipe.model_dump(),
@@ -219,3 +259,14 @@ def _record(experiment: Experiment, folds: Sequence[tuple[Fold, Start]]) -> dict
         },
         "versions": versions(),
     }
+
+
+def _digest(folds: Sequence[tuple[Fold, Start]]) -> str:
+    """A sha256 (hex) of all that is learnt from and judged by: keys, resolutions, images and masks."""
+    digest = hashlib.sha256()
+    cases = {case.key: case for fold, _ in folds for case in (*fold.train, *fold.valid)}
+    for key, case in sorted(cases.items()):
+        digest.update(f"{key} {case.mpp!r}".encode())
+        for path in (case.image, case.mask):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from wsiseg.errors import UsageError
+from wsiseg.train.records import write_text
 
 __all__ = ["FoldWatch"]
 
@@ -50,17 +51,22 @@ class FoldWatch:
         return (1 - done) * (time.perf_counter() - begun) / (done - first) / 60 if done > first else math.nan
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """Append the epoch's record and say it in a line, with the time that is left."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append the epoch's record and say it in a line, with the time that is left.
+
+        An epoch that is done again, since its checkpoint was not written, takes its line's place.
+        """
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        kept = [line for line in lines if line and json.loads(line)["epoch"] < record["epoch"]]
+        write_text(path, "\n".join([*kept, json.dumps(record)]) + "\n")
         self.dice = record["dice"]
         start = "\r\033[K" if self.terminal else ""
+        left = self.left(record["epoch"] / self.epochs)
         line = (
             f"{start}{self.folder.name}: epoch {record['epoch']}/{self.epochs}, "
-            f"loss {record['loss']:.4f}, Dice {record['dice']:.4f}, {record['images_per_s']:.1f} images/s, "
-            f"{self.left(record['epoch'] / self.epochs):.1f} min left"
+            f"loss {record['loss']:.4f}, Dice {record['dice']:.4f}, {record['images_per_s']:.1f} images/s"
         )
-        click.echo(line, err=True)
+        click.echo(line if math.isnan(left) else f"{line}, {left:.1f} min left", err=True)
         if self.board:
             for name in ("loss", "dice", "images_per_s"):
                 self.board.add_scalar(name, record[name], record["epoch"])
