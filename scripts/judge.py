@@ -35,7 +35,7 @@ from wsiseg.train.cases import Case, limited, read_cases
 from wsiseg.train.disagreement import area_under_curve, auc_interval, curve, draw_curve, review_limit
 from wsiseg.train.evaluate import numbers
 from wsiseg.train.judgement import differences, read_judgement, section, with_section, write_judgement
-from wsiseg.train.metrics import Score, by_domain, paired, summary
+from wsiseg.train.metrics import by_domain, named_apart, paired, summary
 from wsiseg.train.operating import Point, regions
 from wsiseg.train.pictures import draw_contours
 from wsiseg.train.records import read_scores, write_text
@@ -186,11 +186,6 @@ def shifts(bench: Bench, some: int) -> Record:
         numbers_of = {"dice_mean": summary(after).dice_mean, "drop": drop, "drop_low": low, "drop_high": high}
         found["by_shift"][name] = numbers_of
     return found
-
-
-def named_apart(scores: Sequence[Score]) -> list[Score]:
-    """Scores whose keys name the fold too, so that two folds' answers to one image are two."""
-    return [dataclasses.replace(s, key=f"{s.fold}/{s.key}") for s in scores]
 
 
 def left_out(runs: Sequence[Path]) -> Record:

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wsiseg.train.metrics import Score, bootstrap, by_domain, paired, score, summary
+from wsiseg.train.calibration import reliability
+from wsiseg.train.evaluate import Judged, as_json
+from wsiseg.train.metrics import Score, bootstrap, by_domain, named_apart, paired, score, summary
 
 MASKS = arrays(np.bool_, (4, 5))
 COUNTS = st.integers(0, 50)
@@ -94,3 +96,18 @@ def test_runs_are_compared_on_the_images_they_share() -> None:
     assert n == 2
     assert difference == pytest.approx((0 + 0.25) / 2)
     assert low <= difference <= high
+
+
+def answer(found: Score) -> Judged:
+    return Judged(found, reliability(np.array([[0.5]]), np.array([[True]])))
+
+
+def test_the_answers_of_several_folds_to_one_image_are_paired_fold_by_fold() -> None:
+    before = [Score("a", "t", "d", fold, tp, 50, 50) for fold, tp in (("1", 50), ("2", 0))]
+    after = [replace(s, tp=s.tp // 2, fn=s.fn + s.tp - s.tp // 2) for s in before]
+    n, drop, low, high = paired(named_apart(before), named_apart(after))
+    assert n == 2
+    assert drop == pytest.approx(summary(before).dice_mean - summary(after).dice_mean)
+    told = as_json([answer(s) for s in before], "b", "folds", shifts={"dark": [answer(s) for s in after]})
+    assert told["shifts"]["dark"]["drop"] == drop
+    assert low == high  # one image of an unknown patient is one, however many folds were judged on it

@@ -17,7 +17,7 @@ from wsiseg.train.calibration import Reliability, reliability
 from wsiseg.train.cases import Case, limited, read_cases, tasks_of
 from wsiseg.train.data import Sample, load_samples
 from wsiseg.train.loop import predict
-from wsiseg.train.metrics import Score, by_domain, paired, score, summary
+from wsiseg.train.metrics import Score, by_domain, named_apart, paired, score, summary
 from wsiseg.train.records import read_learnt
 from wsiseg.train.shift import shifted
 
@@ -57,7 +57,7 @@ def labelled(
     """
     folder = find_bundle(bundle)
     spec = load_spec(folder)
-    cases = limited(read_cases(data, image_mpp=image_mpp or spec.mpp), limit)
+    cases = limited(read_cases(data, image_mpp=spec.mpp if image_mpp is None else image_mpp), limit)
     chosen = tuple(case for case in cases if task in {None, case.task})
     if not chosen:
         msg = f"{data} has no task {task!r}; it has {', '.join(tasks_of(cases))}"
@@ -73,11 +73,19 @@ class Question:
         mode: by the folds' mean, by each fold, or by the folds that never saw an image's patient.
         shift: a change of scanner (see ``wsiseg.train.shift``) made to every image first.
         threshold: where Dice is taken: 0.5 as in the paper, not what the bundle advises for slides.
+
+    Raises:
+        UsageError: the threshold is no probability between 0 and 1.
     """
 
     mode: Mode = "ensemble"
     shift: str | None = None
     threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            msg = f"--threshold {self.threshold:g} calls all or nothing tumour: take one between 0 and 1"
+            raise UsageError(msg)
 
 
 def evaluate(
@@ -167,7 +175,7 @@ def as_json(
     found["shifts"] = {}
     for name, changed in (shifts or {}).items():
         after = [one.score for one in changed]
-        _, drop, low, high = paired(scores, after)
+        _, drop, low, high = paired(named_apart(scores), named_apart(after))
         drops = {"drop": drop, "drop_low": low, "drop_high": high}
         found["shifts"][name] = {**_numbers(changed), **drops}
     return found

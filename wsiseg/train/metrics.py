@@ -9,12 +9,22 @@ and drawing them one by one would promise more than was seen.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Score", "Summary", "bootstrap", "by_domain", "groups_of", "paired", "score", "summary"]
+__all__ = [
+    "Score",
+    "Summary",
+    "bootstrap",
+    "by_domain",
+    "groups_of",
+    "named_apart",
+    "paired",
+    "score",
+    "summary",
+]
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -60,10 +70,11 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Scores of ``n`` images of so many patients: mean and standard deviation over images.
+    """``n`` scores of images of so many patients: mean and standard deviation over the scores.
 
-    ``dice_low … dice_high`` is the bootstrap interval of the mean. An image of an unknown patient
-    counts as one; an image that several folds were judged on is one image, and one patient.
+    ``dice_low … dice_high`` is the bootstrap interval of the mean. An image that several folds were
+    judged on has a score for each of them, and counts so often; it stays one patient, as an image of
+    an unknown patient is one.
     """
 
     n: int
@@ -136,9 +147,18 @@ def by_domain(scores: Sequence[Score]) -> dict[str, Summary]:
     return {domain: summary([s for s in scores if s.domain == domain]) for domain in domains}
 
 
+def named_apart(scores: Sequence[Score]) -> list[Score]:
+    """Scores whose keys name the fold too, so that the answers of two folds to one image are two.
+
+    The patient stays the same, and so does an image whose patient nobody knows.
+    """
+    return [replace(s, key=f"{s.fold}/{s.key}", group=s.group or s.key) for s in scores]
+
+
 def paired(ours: Sequence[Score], theirs: Sequence[Score]) -> tuple[int, float, float, float]:
     """How many images two runs share, and our mean Dice less theirs on them with its interval.
 
+    Each run has one score for an image; see ``named_apart`` where several folds were judged on it.
     The differences of each image are taken first and patients drawn with all of theirs, so what
     makes an image hard for both runs does not widen the interval.
 
