@@ -111,7 +111,7 @@ def test_every_part_of_a_class_and_of_those_derived_from_it_is_read(tmp_path: Pa
         path = path.with_suffix(".geojson.gz")
     found = read_drawn(path, "Tumor")
     assert shapely.area(found.polygons_N).tolist() == [1, 1, 1]
-    assert shapely.area(found.objects_N).tolist() == [2, 1]
+    assert shapely.area(found.objects).tolist() == [2, 1]
     assert found.classes == ("Stroma", "Tumor", "none")
 
 

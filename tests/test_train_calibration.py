@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import special
 
 from wsiseg.device import choose_device
+from wsiseg.errors import BundleError
 from wsiseg.model import TorchPredictor, build_network
 from wsiseg.train.calibration import LogitCounts, fit_temperature, reliability
 
@@ -78,3 +79,10 @@ def test_a_temperature_divides_a_folds_logits_and_one_moves_no_bit() -> None:
     assert np.abs(special.logit(hot.astype(np.float64)) - logit / 2.5).max() < 1e-4
     assert np.array_equal(plain >= 0.5, hot >= 0.5)
     assert np.abs(plain - hot).max() > 0
+
+
+def test_networks_that_answer_with_no_number_are_refused() -> None:
+    prob, truth = np.array([[0.5, np.nan]], np.float32), np.array([[True, False]])
+    for count in (reliability, LogitCounts.of):
+        with pytest.raises(BundleError, match=r"NaN.*fetch the bundle again, or train it again"):
+            count(prob, truth)

@@ -61,11 +61,10 @@ class Drawn:
         return f"drawn, sha256 {self.sha256}" + ("" if self.wanted is None else f", class {self.wanted}")
 
     @property
-    def objects_N(self) -> Polygons:
+    def objects(self) -> Polygons:
         """The polygons as multipolygons, one for each object."""
         _, owner_N = np.unique(self.object_N, return_inverse=True)
-        whole_N: Polygons = shapely.multipolygons(self.polygons_N, indices=owner_N)
-        return whole_N
+        return np.asarray(shapely.multipolygons(self.polygons_N, indices=owner_N), object)
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
+from wsiseg.errors import BundleError
+
 __all__ = ["BINS", "LogitCounts", "Reliability", "fit_temperature", "reliability"]
 
 BINS = 15
@@ -56,14 +58,29 @@ def reliability(prob_YX: npt.NDArray[np.floating], truth_YX: npt.NDArray[np.bool
 
     >>> reliability(np.array([[0.25, 0.25, 0.25, 0.25]]), np.array([[True, False, False, False]])).ece
     0.0
+
+    Raises:
+        BundleError: a probability is no number.
     """
-    prob = prob_YX.ravel().astype(np.float64)
+    prob = _numbers(prob_YX)
     bin_N = np.minimum((prob * BINS).astype(np.int64), BINS - 1)
     return Reliability(
         np.bincount(bin_N, minlength=BINS),
         np.bincount(bin_N, weights=prob, minlength=BINS).astype(np.float64),
         np.bincount(bin_N[truth_YX.ravel()], minlength=BINS),
     )
+
+
+def _numbers(prob_YX: npt.NDArray[np.floating]) -> Floats:
+    """The pixels' probabilities in a row."""
+    prob_N = prob_YX.ravel().astype(np.float64)
+    if np.isnan(prob_N).any():
+        msg = (
+            "the networks answer with what is no number (NaN): their weights are damaged; fetch the bundle "
+            "again, or train it again with a lower --learning-rate"
+        )
+        raise BundleError(msg)
+    return prob_N
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +94,12 @@ class LogitCounts:
 
     @classmethod
     def of(cls, prob_YX: npt.NDArray[np.floating], truth_YX: npt.NDArray[np.bool_]) -> "LogitCounts":
-        """Count the logits of an image's probabilities, which no temperature has changed yet."""
-        logit = special.logit(prob_YX.ravel().astype(np.float64)).clip(-REACH, REACH)
+        """Count the logits of an image's probabilities, which no temperature has changed yet.
+
+        Raises:
+            BundleError: a probability is no number.
+        """
+        logit = special.logit(_numbers(prob_YX)).clip(-REACH, REACH)
         step_N = np.minimum(np.floor((logit + REACH) * (STEPS / (2 * REACH))), STEPS - 1).astype(np.int64)
         both = np.bincount(step_N + STEPS * truth_YX.ravel(), minlength=2 * STEPS)
         return cls(both.reshape(2, STEPS).astype(np.int64))

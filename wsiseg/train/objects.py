@@ -1,17 +1,23 @@
 """How well one set of outlines fits another: pixels' Dice as areas, and objects one by one."""
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import shapely
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from wsiseg.drawn import Drawn, read_drawn
+from wsiseg.errors import GeoJSONError
 from wsiseg.rings import Polygons
 
-__all__ = ["ObjectScores", "compare_outlines"]
+__all__ = ["ObjectScores", "compare_outlines", "read_outlines"]
 
 IOU = 0.5
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +37,48 @@ class ObjectScores:
     truth: int
 
 
+def read_outlines(predicted: Path, truth: Path, name: str) -> tuple[Polygons, Polygons]:
+    """The objects of a class in two GeoJSON files, in the same pixels; one file may hold none.
+
+    Raises:
+        GeoJSONError: a file cannot be read, they count from different corners, or neither holds an
+            outline of the class but one of them other objects.
+    """
+    both = [read_drawn(path, name, or_none=True) for path in (predicted, truth)]
+    if not any(len(one.polygons_N) for one in both):
+        others = sorted({mark for one in both for mark in one.marks})
+        if others:
+            msg = (
+                f"neither {predicted} nor {truth} holds an outline of class {name}; "
+                f"pass --name with one of their classes: {', '.join(others)}"
+            )
+            raise GeoJSONError(msg)
+        log.warning("neither %s nor %s outlines anything: two empty files agree", predicted, truth)
+    for path, one in zip((predicted, truth), both, strict=True):
+        if one.marks and not len(one.polygons_N):
+            log.warning("%s has no outline of class %s, only: %s", path, name, ", ".join(one.marks))
+    ours, theirs = both
+    if ours.level0 != theirs.level0 and None in {ours.corner_L0, theirs.corner_L0}:
+        whole, part = (predicted, truth) if ours.level0 else (truth, predicted)
+        msg = (
+            f"{whole} counts from the corner of level 0, {part} from that of the scanned area, and does not "
+            f"say where that is: make {whole.name} again with `wsiseg polygons --origin qupath`"
+        )
+        raise GeoJSONError(msg)
+    return ours.objects, _moved(theirs, ours)
+
+
+def _moved(one: Drawn, other: Drawn) -> Polygons:
+    """The objects of one file in the pixels of the other, as they are where both count alike."""
+    if one.level0 == other.level0 or one.corner_L0 is None or other.corner_L0 is None:
+        return one.objects
+    apart = np.subtract(one.corner_L0, other.corner_L0)
+    moved_N: Polygons = shapely.transform(one.objects, lambda xy: xy + apart)
+    return moved_N
+
+
 def compare_outlines(predicted: Polygons, truth: Polygons) -> ObjectScores:
-    """Compare predicted with true polygons, in the same pixels.
+    """Compare predicted with true objects, each a polygon or a multipolygon, in the same pixels.
 
     A predicted and a true object match when the area they share is more than half of the
     area they cover together, and no object is matched twice: where objects of one side overlap
