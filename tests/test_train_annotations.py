@@ -1,5 +1,7 @@
 """QuPath annotations become patches that lie where they were drawn."""
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,11 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiseg.errors import DataError, OutputError
+from wsiseg.drawn import Drawn
+from wsiseg.errors import DataError, GeoJSONError, OutputError, UsageError
 from wsiseg.geometry import L0, Box
 from wsiseg.testing import ArraySlide, array_info
-from wsiseg.train.annotations import Cut, cut_patches, patches_of, write_patches
+from wsiseg.train.annotations import Cut, check_classes, cut_patches, patches_of, write_patches
 from wsiseg.train.cases import read_cases
 
 CUT = Cut(task="mine", domain="colon", patient="p1", size_px=64, mpp=0.5)
@@ -89,9 +92,11 @@ def test_what_is_written_can_be_trained_on(tmp_path: Path) -> None:
 
 
 def test_another_manifest_is_not_written_into(tmp_path: Path) -> None:
-    (tmp_path / "manifest.csv").write_text("image,mask\n")
-    with pytest.raises(OutputError, match="was not written by this command"):
-        write_patches(slide(), NONE, NONE, cut=CUT, root=tmp_path)
+    for text in ("image,mask\n", ""):
+        (tmp_path / "manifest.csv").write_text(text)
+        with pytest.raises(OutputError, match="was not written by this command"):
+            write_patches(slide(), NONE, NONE, cut=CUT, root=tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
 
 
 def test_annotations_of_another_slide_are_noticed(tmp_path: Path) -> None:
@@ -99,3 +104,50 @@ def test_annotations_of_another_slide_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="another slide"):
         write_patches(glass, NONE, NONE, cut=CUT, root=tmp_path)
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_images_that_no_manifest_lists_are_not_lost_sight_of(tmp_path: Path) -> None:
+    older = tmp_path / "mine" / "colon" / "image" / "1.png"
+    older.parent.mkdir(parents=True)
+    older.write_bytes(b"")
+    with pytest.raises(OutputError, match=r"no manifest\.csv, such as mine/colon/image/1\.png.*of their own"):
+        write_patches(slide(), NONE, NONE, cut=CUT, root=tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["1.png"]
+
+
+def test_a_patient_cut_from_two_scanners_stays_one(tmp_path: Path) -> None:
+    for domain in ("one", "other"):
+        write_patches(slide(), NONE, NONE, cut=replace(CUT, domain=domain), root=tmp_path)
+    with (tmp_path / "manifest.csv").open(newline="") as file:
+        assert {row["dataset"] for row in csv.DictReader(file)} == {""}
+
+
+@pytest.mark.parametrize("name", ["../esc", "/esc", "..", ".", "", "a/b", "a\\b", "a\0", " a", "c:"])
+@pytest.mark.parametrize("where", ["task", "domain"])
+def test_a_task_or_domain_that_is_no_plain_name_is_refused(name: str, where: str) -> None:
+    with pytest.raises(UsageError, match=f"--{where} .* becomes a folder: give a plain name"):
+        replace(Cut(task="t", domain="Darm 1, ä"), **{where: name})  # type: ignore[arg-type]
+
+
+def test_a_resolution_that_is_none_is_refused() -> None:
+    for mpp in (float("nan"), float("inf"), 0, -1, 11):
+        with pytest.raises(UsageError, match="is no size of a pixel"):
+            replace(CUT, mpp=mpp)
+    with pytest.raises(UsageError, match="smaller than one pixel of"):
+        list(patches_of(slide(), NONE, replace(CUT, mpp=0.001)))
+
+
+def test_a_slide_without_tumour_has_regions_at_most() -> None:
+    def found(*classes: str, polygons: int = 0) -> Drawn:
+        square_N = np.array([shapely.box(0, 0, 9, 9)] * polygons, object)
+        return Drawn(
+            "a.geojson", "", "Tumour", square_N, level0=False, object_N=np.arange(polygons), classes=classes
+        )
+
+    for annotations in (found(), found("Region*"), found("Field", "Ignore*"), found("Tumor", polygons=1)):
+        check_classes(annotations, "Field")
+    for classes in (("Tumor",), ("none",), ("Field", "Tumor")):
+        with pytest.raises(
+            GeoJSONError, match=r"outlines no Tumour, but has objects of class .*--tumor-class"
+        ):
+            check_classes(found(*classes), "Field" if len(classes) > 1 else None)

@@ -14,8 +14,10 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
+from wsiseg.cli import main
 from wsiseg.cli_train import compare, evaluate, patches, train
 from wsiseg.errors import GeoJSONError, UsageError
+from wsiseg.train.evaluate import Question
 from wsiseg.train.recipe import Recipe, make_recipe
 
 
@@ -50,6 +52,37 @@ def test_a_preset_is_changed_by_what_is_given() -> None:
         make_recipe("default", crop=33)
     with pytest.raises(UsageError, match="no preset 'papr'"):
         make_recipe("papr")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", -1), ("seed", 2**32), ("learning_rate", float("inf")), ("weight_decay", float("inf"))],
+)
+def test_a_recipe_holds_numbers_that_can_be_used(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"the recipe cannot be used: {field}"):
+        make_recipe("default", **{field: value})
+
+
+def test_a_note_that_is_no_text_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_bytes(b"caf\xe9")
+    options = ["--data", tmp_path, "--task", "t1", "--dry-run", "--card-note", tmp_path / "note.txt"]
+    found = CliRunner().invoke(train, [str(a) for a in options])
+    assert isinstance(found.exception, UsageError)
+    assert "save it as UTF-8" in str(found.exception)
+
+
+def test_a_training_that_is_interrupted_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wsiseg.train.experiment.plan_table", interrupted)
+    monkeypatch.setattr("wsiseg.cli.leave", lambda _: None)
+    said = ["train", "--data", str(tmp_path), "--task", "t1", "--dry-run"]
+    found = CliRunner().invoke(main, said)
+    assert found.exit_code == 130
+    assert "the same command with --resume goes on" in found.output
 
 
 def test_a_dry_run_shows_cases_and_folds_and_writes_nothing(tmp_path: Path) -> None:
@@ -105,6 +138,30 @@ def test_outlines_are_judged_from_the_command_line(tmp_path: Path) -> None:
     assert "dice 0.8889" in invoke(evaluate, tmp_path / "a.geojson", tmp_path / "b.geojson")
     with pytest.raises(UsageError, match="a bundle with --data DIR"):
         invoke(evaluate, tmp_path / "a.geojson")
+    unused = ["--data", tmp_path, "--by", "ensemble", "--threshold", 0.5, "--shift", "blur"]
+    with pytest.raises(
+        UsageError, match=r"two files .* no use for --data, --by, --threshold, --shift: leave"
+    ):
+        invoke(evaluate, tmp_path / "a.geojson", tmp_path / "b.geojson", *unused)
+    with pytest.raises(UsageError, match="a bundle and images have no use for --name: leave that out"):
+        invoke(evaluate, "adeno", "--data", tmp_path, "--name", "Tumor")
+
+
+@pytest.mark.parametrize("threshold", ["nan", "0", "1", "-1", "inf"])
+def test_a_threshold_lies_between_0_and_1(tmp_path: Path, threshold: str) -> None:
+    arguments = ["evaluate", "adeno", "--data", str(tmp_path), "--threshold", threshold]
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+    with pytest.raises(UsageError, match="take one between 0 and 1"):
+        Question(threshold=float(threshold))
+
+
+def test_a_misspelt_tumour_class_is_named_before_the_slide_is_opened(tmp_path: Path) -> None:
+    shape = shapely.geometry.mapping(shapely.box(0, 0, 9, 9))
+    one = {"properties": {"classification": {"name": "Tumor"}}, "geometry": shape}
+    (tmp_path / "a.geojson").write_text(json.dumps({"features": [one]}))
+    options = ["-o", tmp_path, "--task", "t", "--domain", "d", "--tumor-class", "Tumour"]
+    with pytest.raises(GeoJSONError, match="outlines no Tumour, but has objects of class Tumor: pass"):
+        invoke(patches, tmp_path / "a.svs", tmp_path / "a.geojson", *options)
 
 
 def test_a_region_class_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from wsiseg.cli_options import add_fields
 from wsiseg.errors import UsageError
@@ -101,9 +102,17 @@ def _experiment(options: dict[str, Any]) -> "Experiment":
         out=options["out"] or Path("dry-run"),
         strategy=STRATEGIES[options["strategy"]],
         recipe=make_recipe(options["preset"], **{name: options[name] for name in Recipe.model_fields}),
-        note=options["card_note"].read_text(encoding="utf-8") if options["card_note"] else "",
+        note=_note(options["card_note"]) if options["card_note"] else "",
         **{name: options[name] for name in kept},
     )
+
+
+def _note(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"--card-note {path} cannot be read as text ({error}): save it as UTF-8"
+        raise UsageError(msg) from error
 
 
 add_fields(Recipe)(train)
@@ -122,7 +131,7 @@ add_fields(Recipe)(train)
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.5,
     show_default=True,
     help="Probability from which a pixel is tumour; a bundle's own is for slides, see wsiseg models show.",
@@ -146,8 +155,10 @@ def evaluate(subjects: tuple[Path, ...], **options: Any) -> None:
     Example: wsiseg evaluate adeno-union --data DATA --task task1 --json
     """
     if len(subjects) == len(("predicted", "truth")):
+        _refuse_given(set(options) - {"name", "as_json"}, "two files of outlines")
         found = _outlines(*subjects, name=options["name"])
     elif len(subjects) == 1 and options["data"]:
+        _refuse_given({"name"}, "a bundle and images")
         found = _judged(subjects[0], options)
     else:
         msg = "give a bundle with --data DIR, or two GeoJSON files: the predicted one, then the true one"
@@ -163,22 +174,34 @@ def evaluate(subjects: tuple[Path, ...], **options: Any) -> None:
         click.echo(f"{name}: {told}" if "n" in numbers else told)
 
 
-def _outlines(predicted: Path, truth: Path, *, name: str) -> dict[str, Any]:
-    from wsiseg.drawn import read_drawn
-    from wsiseg.train.objects import compare_outlines
+def _refuse_given(names: set[str], what: str) -> None:
+    """Refuse options that were given and mean nothing for what is judged."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names
+        and context.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT
+    ]
+    if given:
+        msg = f"{what} have no use for {', '.join(given)}: leave that out"
+        raise UsageError(msg)
 
-    ours, theirs = (read_drawn(path, name, or_none=True).polygons_N for path in (predicted, truth))
-    return dataclasses.asdict(compare_outlines(ours, theirs))
+
+def _outlines(predicted: Path, truth: Path, *, name: str) -> dict[str, Any]:
+    from wsiseg.train.objects import compare_outlines, read_outlines
+
+    return dataclasses.asdict(compare_outlines(*read_outlines(predicted, truth, name)))
 
 
 def _judged(bundle: Path, options: dict[str, Any]) -> dict[str, Any]:
     from wsiseg.train.evaluate import Question, as_json, evaluate, labelled
     from wsiseg.train.shift import SHIFTS
 
+    question = Question(options["by"], threshold=options["threshold"])
     chosen = {name: options[name] for name in ("task", "image_mpp", "limit")}
     folder, spec, cases = labelled(bundle, options["data"], **chosen)
     how = {name: options[name] for name in ("device", "fp32")}
-    question = Question(options["by"], threshold=options["threshold"])
     wanted = SHIFTS if "all" in options["shifts"] else dict.fromkeys(options["shifts"])
     plain = evaluate(folder, cases, question, **how)
     shifts = {
@@ -193,7 +216,11 @@ def _judged(bundle: Path, options: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--data", type=click.Path(path_type=Path), help="The images: adds a page of worst cases per run."
 )
-@click.option("--image-mpp", type=float, help="Microns per pixel of images without a manifest.")
+@click.option(
+    "--image-mpp",
+    type=float,
+    help="Microns per pixel of images without a manifest.  [default: what the run was trained with]",
+)
 @click.option("--worst", type=click.IntRange(1), default=8, show_default=True, help="Cases on such a page.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 def compare(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
@@ -201,9 +228,8 @@ def compare(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
 
     Example: wsiseg compare runs/standard-task1 runs/union-task1 -o runs --data DATA
     """
-    from wsiseg.train.cases import read_cases
     from wsiseg.train.compare import as_csv, as_markdown, read_runs
-    from wsiseg.train.pictures import draw_folds, draw_worst
+    from wsiseg.train.pictures import draw_folds, write_worst
     from wsiseg.train.records import write_text
 
     read = read_runs(runs)
@@ -212,10 +238,8 @@ def compare(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     write_text(out / "table1.csv", as_csv(read))
     draw_folds(read).save(out / "folds.png")
     if options["data"]:
-        cases = read_cases(options["data"], image_mpp=options["image_mpp"] or 0.5)
-        for run in read:
-            page = draw_worst(run, cases, options["worst"], device=options["device"])
-            page.save(out / f"worst-{run.folder.name}.png")
+        how = {name: options[name] for name in ("image_mpp", "device")}
+        write_worst(out, read, options["data"], options["worst"], **how)
     click.echo(table)
 
 
@@ -245,12 +269,13 @@ def patches(slide: Path, annotations: Path, **options: Any) -> None:
     from wsiseg.drawn import read_drawn
     from wsiseg.readers import open_slide
     from wsiseg.readers.preflight import preflight
-    from wsiseg.train.annotations import Cut, write_patches
+    from wsiseg.train.annotations import Cut, check_classes, write_patches
 
+    cut = Cut(**{name: options[name] for name in ("task", "domain", "patient", "size_px", "mpp")})
     tumour = read_drawn(annotations, options["tumor_class"], or_none=True)
     region = options["region_class"]
+    check_classes(tumour, region)
     regions = read_drawn(annotations, region) if region else None
-    cut = Cut(**{name: options[name] for name in ("task", "domain", "patient", "size_px", "mpp")})
     preflight(slide)
     with open_slide(slide, mpp=options["slide_mpp"]) as opened:
         inside = np.empty(0, object) if regions is None else regions.in_bounds(opened.info)

@@ -15,22 +15,28 @@ import numpy.typing as npt
 import shapely
 from PIL import Image
 
-from wsiseg.drawn import filled
-from wsiseg.errors import DataError, OutputError
+from wsiseg.drawn import Drawn, filled
+from wsiseg.errors import DataError, GeoJSONError, OutputError, UsageError
 from wsiseg.geometry import L0, Box
 from wsiseg.rings import Polygons
 from wsiseg.slide import Slide
+from wsiseg.train.cases import LARGEST_MPP
 
-__all__ = ["Cut", "Row", "cut_patches", "patches_of", "write_patches"]
+__all__ = ["Cut", "Row", "check_classes", "cut_patches", "patches_of", "write_patches"]
 
 FULL = 255
 LIGHT = 220  # mean grey above which a patch shows glass
 TISSUE = 0.05  # share of a patch that must be darker than that
+NOT_IN_NAMES = frozenset('/\\:*?"<>|')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """How patches are cut: ``size_px`` pixels at ``mpp`` microns per pixel, and what they are called."""
+    """How patches are cut: ``size_px`` pixels at ``mpp`` microns per pixel, and what they are called.
+
+    Raises:
+        UsageError: task or domain is no name of a folder, or ``mpp`` no size of a pixel.
+    """
 
     task: str
     domain: str
@@ -38,10 +44,19 @@ class Cut:
     size_px: int = 1500
     mpp: float = 0.5
 
+    def __post_init__(self) -> None:
+        for option, name in (("--task", self.task), ("--domain", self.domain)):
+            if name != name.strip(" .") or not name.isprintable() or NOT_IN_NAMES & set(name) or not name:
+                msg = f"{option} {name!r} becomes a folder: give a plain name such as colon"
+                raise UsageError(msg)
+        if not 0 < self.mpp <= LARGEST_MPP:
+            msg = f"--mpp {self.mpp:g} is no size of a pixel: give microns up to {LARGEST_MPP:g}, such as 0.5"
+            raise UsageError(msg)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of ``manifest.csv``."""
+    """One line of ``manifest.csv``; ``dataset`` is empty: in one folder, equal ids are one patient."""
 
     task: str
     domain: str
@@ -54,13 +69,37 @@ class Row:
     source: str
 
 
+COLUMNS = [field.name for field in fields(Row)]
+
+
+def check_classes(tumour: Drawn, region: str | None) -> None:
+    """Refuse annotations of which none is tumour, unless they mark nothing but regions: a slide without any.
+
+    Raises:
+        GeoJSONError: there are objects of other classes, and none of the tumour's.
+    """
+    others = [name for name in tumour.marks if name != region]
+    if others and not len(tumour.polygons_N):
+        msg = (
+            f"{tumour.name} outlines no {tumour.wanted}, but has objects of class {', '.join(others)}: pass "
+            "--tumor-class with the one that is tumour; of a slide without tumour, export its regions alone"
+        )
+        raise GeoJSONError(msg)
+
+
 def patches_of(slide: Slide, regions: Polygons, cut: Cut) -> Iterator[Box[L0]]:
     """The level-0 squares that cover the regions' boxes (or the bounds, without regions), row by row.
 
     Squares are laid from each region's corner; the last of a row is moved back so that it ends
     where the region does, unless the region is smaller than a square.
+
+    Raises:
+        UsageError: a square is smaller than one pixel of the slide.
     """
     side = round(cut.size_px * cut.mpp / slide.info.mpp)
+    if side < 1:
+        msg = f"--mpp {cut.mpp:g}: a patch is smaller than one pixel of {slide.info.name}; 0.5 is usual"
+        raise UsageError(msg)
     bounds = slide.info.bounds
     areas = [(0.0, 0.0, float(bounds.w), float(bounds.h))]
     if len(regions):
@@ -98,8 +137,10 @@ def write_patches(slide: Slide, tumour: Polygons, regions: Polygons, *, cut: Cut
     """Write the patches below ``root`` and list them in its manifest; give their number.
 
     Raises:
-        DataError: not one patch holds tissue. OutputError: a patch is there already.
+        DataError: not one patch holds tissue. UsageError: they are too small. OutputError: a patch is
+            there already, or images that no manifest of this command lists.
     """
+    _check_folder(root)
     stem = Path(slide.info.name).stem
     folder = Path(cut.task) / cut.domain
     rows = []
@@ -117,7 +158,7 @@ def write_patches(slide: Slide, tumour: Polygons, regions: Polygons, *, cut: Cut
             cut.domain,
             image.as_posix(),
             mask.as_posix(),
-            cut.domain,
+            "",
             cut.mpp,
             "stated",
             cut.patient,
@@ -131,16 +172,31 @@ def write_patches(slide: Slide, tumour: Polygons, regions: Polygons, *, cut: Cut
     return len(rows)
 
 
+def _check_folder(root: Path) -> None:
+    """Refuse a folder whose images would be lost sight of, or whose manifest is of another kind."""
+    path = root / "manifest.csv"
+    if path.exists():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = file.readline().rstrip("\r\n")
+        if head != ",".join(COLUMNS):
+            msg = f"{path} was not written by this command: write the patches into a folder of their own"
+            raise OutputError(msg)
+        return
+    image = next((path for path in root.glob("*/*/image/*") if path.is_file()), None)
+    if image:
+        msg = (
+            f"{root} holds images and no manifest.csv, such as {image.relative_to(root)}; one that lists the "
+            "patches alone would hide them: write the patches into a folder of their own"
+        )
+        raise OutputError(msg)
+
+
 def _list(path: Path, rows: list[Row]) -> None:
     new = not path.exists()
-    names = [field.name for field in fields(Row)]
-    if not new and path.read_text(encoding="utf-8").splitlines()[0] != ",".join(names):
-        msg = f"{path} was not written by this command: write the patches into a folder of their own"
-        raise OutputError(msg)
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
-            writer.writerow(names)
+            writer.writerow(COLUMNS)
         writer.writerows(astuple(row) for row in rows)
 
 

@@ -2,10 +2,13 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from wsiseg.bundle import load_spec
 from wsiseg.errors import DataError
 from wsiseg.train.metrics import Score, Summary, by_domain, paired, summary
 from wsiseg.train.records import read_run, read_scores
@@ -18,7 +21,8 @@ __all__ = ["Run", "as_csv", "as_markdown", "read_runs"]
 class Run:
     """One finished training and the scores of its validation images.
 
-    ``recipe`` are its fields as recorded, ``limit`` the cases of each domain it was cut down to.
+    ``recipe`` are its fields as recorded, ``limit`` the cases of each domain it was cut down to,
+    ``image_mpp`` the microns per pixel of images of which no manifest says it.
     """
 
     folder: Path
@@ -28,36 +32,50 @@ class Run:
     recipe: Mapping[str, object]
     limit: int | None
     leave_domain_out: bool
+    image_mpp: float
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """The runs in these bundle folders, in the order of the paper's columns.
 
     Raises:
-        DataError: a folder holds no finished run, or two are of one strategy and task.
+        DataError: a folder holds no finished run or a damaged one, or two are of one strategy and task.
     """
     runs: dict[tuple[str, str], Run] = {}
     for folder in folders:
-        record = read_run(folder)
-        if record is None or not (folder / "bundle.json").is_file():
-            msg = f"{folder} holds no finished training: train it first, or leave it out"
-            raise DataError(msg)
-        place = (record["task"], record["strategy"])
+        run = _read(folder)
+        place = (run.task, run.strategy)
         if place in runs:
             msg = f"{folder} and {runs[place].folder} are both {place[1]} on {place[0]}: compare one of them"
             raise DataError(msg)
-        scores = read_scores(folder, list(record["folds"]))
-        runs[place] = Run(
-            folder,
-            place[1],
-            place[0],
-            scores,
-            record["recipe"],
-            record["limit"],
-            record["leave_domain_out"],
-        )
+        runs[place] = run
     order = list(STRATEGIES)
     return sorted(runs.values(), key=lambda run: (run.task, order.index(run.strategy)))
+
+
+def _read(folder: Path) -> Run:
+    record = read_run(folder)
+    if record is None or not (folder / "bundle.json").is_file():
+        msg = f"{folder} holds no finished training: train it first, or leave it out"
+        raise DataError(msg)
+    try:
+        strategy, recipe = STRATEGIES[record["strategy"]].name, dict(record["recipe"])
+        folds = {str(name): set(keys) for name, keys in record["folds"].items()}
+        image_mpp = float(record.get("image_mpp") or load_spec(folder).mpp)
+        rest: dict[str, Any] = {name: record[name] for name in ("task", "limit", "leave_domain_out")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = f"{folder}/run/run.json is damaged ({error!r}): remove it, and train again with --overwrite"
+        raise DataError(msg) from error
+    scores = read_scores(folder, list(folds))
+    for name, keys in folds.items():
+        missing = sorted(keys - {score.key for score in scores if score.fold == name})
+        if missing:
+            msg = (
+                f"{folder}/run/fold-{name}/scores.csv lacks {len(missing)} of {len(keys)} images, such as "
+                f"{missing[0]}: remove it, and train again with --resume"
+            )
+            raise DataError(msg)
+    return Run(folder=folder, strategy=strategy, scores=scores, recipe=recipe, image_mpp=image_mpp, **rest)
 
 
 def as_markdown(runs: Sequence[Run]) -> str:
@@ -68,10 +86,10 @@ def as_markdown(runs: Sequence[Run]) -> str:
     at = {(run.task, run.strategy): summary(run.scores) for run in runs}
     text = "# Dice by strategy\n\n"
     text += "| | " + " | ".join(titles) + " |\n|---|" + "---|" * len(names) + "\n"
-    for number, task in enumerate(tasks, 1):
+    for task in tasks:
         best = max(at[task, name].dice_mean for name in names if (task, name) in at)
         cells = [_cell(at.get((task, name)), best) for name in names]
-        text += f"| T{number} ({task}) | " + " | ".join(cells) + " |\n"
+        text += f"| {_row_name(task)} | " + " | ".join(cells) + " |\n"
     text += (
         "\nMean ± standard deviation of Dice over the validation images of all folds, and the 95 % bootstrap "
         "interval of the mean, in percent; whole images, threshold 0.5. Empty truth with empty prediction "
@@ -92,6 +110,16 @@ def as_csv(runs: Sequence[Run]) -> str:
             numbers = [getattr(found, field) for field in fields]
             rows.writerow([run.task, run.strategy, domain, *(round(number, 6) for number in numbers)])
     return text.getvalue()
+
+
+def _row_name(task: str) -> str:
+    """A task as the paper calls it, where it is one of those.
+
+    >>> _row_name("task2"), _row_name("colon")
+    ('T2 (task2)', 'colon')
+    """
+    number = re.fullmatch(r"t(?:ask)?([12])", task)
+    return f"T{number[1]} ({task})" if number else task
 
 
 def _cell(found: Summary | None, best: float | None = None) -> str:

@@ -1,6 +1,8 @@
 """Pictures of a comparison: each fold's mean Dice as a dot, and the worst cases side by side."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,19 @@ from scipy import ndimage
 from wsiseg.bundle import load_spec
 from wsiseg.device import choose_device
 from wsiseg.model import TorchPredictor, build_network, load_fold
-from wsiseg.train.cases import Case
+from wsiseg.train.cases import Case, read_cases
 from wsiseg.train.compare import Run
 from wsiseg.train.data import Sample, load_samples
 from wsiseg.train.loop import predict
 from wsiseg.train.metrics import Score, summary
 from wsiseg.train.strategies import STRATEGIES
 
-__all__ = ["draw_contours", "draw_folds", "draw_worst"]
+__all__ = ["draw_contours", "draw_folds", "draw_worst", "write_worst"]
+
+SCORED_AT = 0.5
+"""From which probability a pixel is tumour in a training's scores, whatever is advised for slides."""
+
+log = logging.getLogger(__name__)
 
 INK, GREY, PAPER = (40, 40, 40), (200, 200, 200), (255, 255, 255)
 DOT, MEAN = (31, 119, 180), (214, 39, 40)
@@ -52,6 +59,36 @@ def draw_folds(runs: Sequence[Run]) -> Image.Image:
         pen.text((x, TOP + PLOT + 10), run.task, INK, font, anchor="ma")
         pen.text((x, TOP + PLOT + 28), STRATEGIES[run.strategy].title, INK, font, anchor="ma")
     return picture
+
+
+def write_worst(
+    out: Path,
+    runs: Sequence[Run],
+    data: Path,
+    count: int,
+    *,
+    image_mpp: float | None = None,
+    device: str = "auto",
+) -> None:
+    """Write each run's page of worst cases, ``worst-<folder>.png``; of a run that shares none, say so.
+
+    ``image_mpp`` is taken for images of which no manifest says it; None is what each run was trained with.
+
+    Raises:
+        DataError: cases in ``data`` cannot be used.
+    """
+
+    @cache
+    def cases_at(mpp: float) -> tuple[Case, ...]:
+        return read_cases(data, image_mpp=mpp)
+
+    for run in runs:
+        cases = cases_at(run.image_mpp if image_mpp is None else image_mpp)
+        if not {case.key for case in cases} & {score.key for score in run.scores}:
+            names = (run.folder, data, run.scores[0].key)
+            log.warning("%s: no page of worst cases, %s has none of its images, such as %s", *names)
+            continue
+        draw_worst(run, cases, count, device=device).save(out / f"worst-{run.folder.name}.png")
 
 
 def draw_worst(run: Run, cases: Sequence[Case], count: int, *, device: str = "auto") -> Image.Image:
@@ -116,7 +153,7 @@ def _predicted(
             network = build_network(spec.encoder, mean=spec.mean, std=spec.std)
             load_fold(network, Path(run.folder) / f"fold-{score.fold}.safetensors")
             predictors[score.fold] = TorchPredictor([network], choose_device(device), batch=1, fp32=False)
-        yield predict(predictors[score.fold], sample.rgb_YX3)[0] >= spec.threshold
+        yield predict(predictors[score.fold], sample.rgb_YX3)[0] >= SCORED_AT
 
 
 def _overlaid(

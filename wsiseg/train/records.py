@@ -70,10 +70,13 @@ def read_run(bundle: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        msg = f"{path} is damaged ({error}): train again with --overwrite"
+        msg = f"{path} is damaged ({error}): remove it, and train again with --overwrite"
         raise DataError(msg) from error
+    if not isinstance(record, dict) or not record:
+        msg = f"{path} records no training: remove it, and train again with --overwrite"
+        raise DataError(msg)
     return record
 
 
@@ -108,7 +111,11 @@ def read_learnt(bundle: Path) -> dict[str, frozenset[str]] | None:
     path = bundle / LEARNT
     if not path.is_file():
         trained = (read_run(bundle) or {}).get("trained")
-        return trained and {fold: frozenset(map("/".join, groups)) for fold, groups in trained.items()}
+        try:
+            return trained and {fold: frozenset(map("/".join, groups)) for fold, groups in trained.items()}
+        except (TypeError, AttributeError) as error:
+            msg = f"{run_folder(bundle) / 'run.json'} is damaged ({error!r}): train again with --overwrite"
+            raise DataError(msg) from error
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         pairs = [(group, fold) for group, folds in record["learnt"].items() for fold in folds]
@@ -137,10 +144,14 @@ def read_scores(bundle: Path, folds: Sequence[str] | None = None) -> list[Score]
     for path in paths:
         try:
             with path.open(newline="", encoding="utf-8") as file:
-                found.extend(_score(row) for row in csv.DictReader(file))
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            msg = f"{path} is damaged ({error!r}): train that fold again"
+                own = [_score(row) for row in csv.DictReader(file)]
+        except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+            msg = f"{path} is damaged ({error!r}): remove it, and train again with --resume"
             raise DataError(msg) from error
+        if not own:
+            msg = f"{path} holds no score: remove it, and train again with --resume"
+            raise DataError(msg)
+        found += own
     return found
 
 
