@@ -51,6 +51,41 @@ def test_transparency_is_white(tmp_path: Path) -> None:
     assert (read_rgb(tmp_path / "i.png") == 255).all()
 
 
+@pytest.mark.parametrize(
+    ("values", "name", "said"),
+    [
+        ([0, 7, 128, 254], "m.png", r"values 0, 7, 128, 254: save it with 0 \(no tumour\) and 255"),
+        ([0, 1, 255], "m.png", "values 0, 1, 255"),
+        ([0, 65535], "m.png", "values 0, 65535"),
+        (range(100, 116), "m.png", "values 100, 101, 102, 103, 104, 105 and 10 more"),
+        ([0, 0, 255, 0], "m.jpg", "as PNG, for JPEG changes values"),
+    ],
+)
+def test_a_mask_of_other_values_is_refused(tmp_path: Path, values: list[int], name: str, said: str) -> None:
+    array = np.array([[*values], [*values][::-1]], np.uint16 if max(values) > 255 else np.uint8)
+    save(tmp_path / name, array)
+    with pytest.raises(DataError, match=said):
+        read_mask(tmp_path / name)
+
+
+def test_every_channel_of_a_masks_colours_counts(tmp_path: Path) -> None:
+    save(tmp_path / "m.png", np.full((2, 2, 3), (255, 128, 0), np.uint8))
+    with pytest.raises(DataError, match="values 0, 128, 255"):
+        read_mask(tmp_path / "m.png")
+
+
+def test_a_mask_of_single_bits_is_read(tmp_path: Path) -> None:
+    truth = np.array([[0, 1], [1, 0]], bool)
+    save(tmp_path / "m.png", truth)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png") > 0, truth)
+
+
+def test_an_image_of_sixteen_bits_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "i.png", np.full((2, 2), 4000, np.uint16))
+    with pytest.raises(DataError, match=r"more than 8 bits a channel .* save it as RGB with 8 bits"):
+        read_rgb(tmp_path / "i.png")
+
+
 def test_the_plain_layout_needs_no_manifest(tmp_path: Path) -> None:
     pair(tmp_path, "b.png", tumour=False)
     pair(tmp_path, "a.png")
@@ -90,13 +125,137 @@ def test_every_bad_case_is_named_in_one_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"mpp": "unknown"}, "line 2"), ({"mpp": -1}, "its mpp is -1"), ({"mask": ""}, "directory")],
+    [
+        ({"mpp": "unknown"}, "line 2: its mpp is 'unknown', expected a number"),
+        ({"mpp": -1}, "its mpp is -1"),
+        ({"mask": ""}, "line 2: mask must not be empty"),
+        ({"task": "", "domain": " "}, "line 2: task and domain must not be empty"),
+    ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object], said: str) -> None:
     pair(tmp_path, "a.png")
     row = {"task": "t", "domain": "d", "image": "task1/colon/image/a.png", "mask": "x.png", "mpp": 0.5}
     manifest(tmp_path, [{**row, **change}])
     with pytest.raises(DataError, match=said):
+        read_cases(tmp_path, image_mpp=0.5)
+
+
+def test_every_bad_row_is_named_with_its_line_beside_the_bad_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair(tmp_path, "a.png")
+    pair(tmp_path, "b.png")
+    rows = [
+        "task,domain,image,mask,mpp,note",
+        't,d,task1/colon/image/a.png,task1/colon/mask/a.png,x,"two',
+        'lines"',
+        "t,d",
+        "t,d,task1/colon/image/a.png,task1/colon/mask/a.png,0.5,no, quotes",
+        "",
+        "t,d,task1/colon/image/b.png,task1/colon/mask/b.png,y,",
+        "t,d,task1/colon/image/gone.png,task1/colon/mask/a.png,0.5,",
+        "t,d,task1/colon/image/a.png,task1/colon/mask/a.png,0.5,good,",
+    ]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    with pytest.raises(DataError) as caught:
+        read_cases(tmp_path, image_mpp=0.5)
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("5 of 6 cases")
+    for line, reason in zip(
+        lines,
+        (
+            "manifest.csv, line 3: its mpp is 'x'",
+            "manifest.csv, line 4: it has 2 values and the header 6 columns",
+            "manifest.csv, line 5: it has more values than the header has columns",
+            "manifest.csv, line 7: its mpp is 'y'",
+            "task1/colon/image/gone.png: ",
+        ),
+        strict=True,
+    ):
+        assert line.strip().startswith(reason)
+    assert not caplog.messages  # an image whose row cannot be read is not called forgotten
+
+
+def scans(root: Path, *datasets: str | None) -> list[Case]:
+    """Images of patient p1, each in a domain and a task of its own; None is no column."""
+    rows: list[dict[str, object]] = []
+    for i, dataset in enumerate(datasets):
+        image, mask = (f"t{i}/scan{i}/{kind}/a.png" for kind in ("image", "mask"))
+        save(root / image, np.full((4, 4, 3), 200, np.uint8))
+        save(root / mask, np.zeros((4, 4), np.uint8))
+        row = {"task": f"t{i}", "domain": f"scan{i}", "image": image, "mask": mask, "mpp": 0.5}
+        rows.append({**row, "patient_id": "p1", **({} if dataset is None else {"dataset": dataset})})
+    manifest(root, rows)
+    return list(read_cases(root, image_mpp=0.5))
+
+
+@pytest.mark.parametrize("dataset", [None, "", "GlaS"])
+def test_a_patient_is_one_in_every_domain_and_task_of_a_data_set_or_of_none(
+    tmp_path: Path, dataset: str | None
+) -> None:
+    one, two = scans(tmp_path, dataset, dataset)
+    assert one.group == two.group
+    assert [case.dataset for case in (one, two)] == ([dataset] * 2 if dataset else ["scan0", "scan1"])
+
+
+def test_patients_of_two_data_sets_stay_two(tmp_path: Path) -> None:
+    one, two = scans(tmp_path, "GlaS", "BCSS")
+    assert one.group != two.group
+
+
+def test_a_patient_with_a_data_set_in_some_rows_only_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"1 of 3 .*\n.*scan1/image/a\.png: patient p1 has no dataset .* BCSS, GlaS"
+    ):
+        scans(tmp_path, "GlaS", "", "BCSS")
+
+
+def test_images_that_a_manifest_forgets_are_warned_of_once_a_domain(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        pair(tmp_path, name)
+    (tmp_path / "task1" / "colon" / "image" / "notes.txt").write_text("no image")
+    save(tmp_path / "task1" / "lung" / "image" / "unspoken.png", np.zeros((4, 4), np.uint8))
+    row = {"task": "t", "domain": "d", "image": "task1/colon/image/a.png", "mask": "task1/colon/mask/a.png"}
+    manifest(tmp_path, [{**row, "mpp": 0.5}])
+    assert len(read_cases(tmp_path, image_mpp=0.5)) == 1
+    (said,) = caplog.messages
+    assert said.startswith("t/d: images that manifest.csv does not list are left out: 2 (b.png, c.png)")
+
+
+def test_images_and_masks_in_one_folder_are_no_forgotten_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path / "all" / "a.png", np.full((4, 4, 3), 200, np.uint8))
+    save(tmp_path / "all" / "a_mask.png", np.zeros((4, 4), np.uint8))
+    manifest(
+        tmp_path, [{"task": "t", "domain": "d", "image": "all/a.png", "mask": "all/a_mask.png", "mpp": 0.5}]
+    )
+    assert len(read_cases(tmp_path, image_mpp=0.5)) == 1
+    assert not caplog.messages
+
+
+def test_files_that_are_left_out_of_folders_are_warned_of_once_a_domain(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "b.png", "c.bmp"):
+        pair(tmp_path, name)
+    folder = tmp_path / "task1" / "colon"
+    (folder / "image" / "b.png").unlink()
+    for hidden in (".DS_Store", "Thumbs.db"):
+        (folder / "image" / hidden).write_text("hidden")
+    assert len(read_cases(tmp_path, image_mpp=0.5)) == 1
+    other, lone = caplog.messages
+    assert other.startswith(
+        "task1/colon: files in image that are no PNG, JPEG or TIFF are left out: 1 (c.bmp)"
+    )
+    assert lone.startswith("task1/colon: masks without an image of their name are left out: 1 (b.png)")
+
+
+def test_a_manifest_without_commas_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("task;domain;image;mask;mpp\n")
+    with pytest.raises(DataError, match="has one column, 'task;domain;image;mask;mpp': save it with commas"):
         read_cases(tmp_path, image_mpp=0.5)
 
 
@@ -121,7 +280,8 @@ def test_an_empty_folder_says_what_was_expected(tmp_path: Path, made: bool) -> N
         read_cases(tmp_path if made else tmp_path / "none", image_mpp=0.5)
 
 
-def test_the_real_patches_are_read(shared: Path) -> None:
+def test_the_real_patches_are_read(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
     found: tuple[Case, ...] = read_cases(shared / "data", image_mpp=0.5)
     assert len(found) == 1149
     assert sum(c.empty for c in found if c.task == "task1") == 84
+    assert not caplog.messages

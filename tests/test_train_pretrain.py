@@ -49,7 +49,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 path = folder / "t1" / domain / kind / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 coarse = rng.integers(0, 255, (6, 6, 3)).astype(np.uint8)
-                Image.fromarray(coarse).resize((96, 96)).save(path)
+                picture = Image.fromarray(coarse).resize((96, 96))
+                (picture.convert("1") if kind == "mask" else picture).save(path)
     return folder
 
 
