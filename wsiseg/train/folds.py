@@ -2,15 +2,15 @@
 
 Cases are dealt to K folds by group (a patient is never split, not even over two tasks),
 so that every stratum (task, domain, mask empty or not) is spread as evenly as its groups
-allow. All tasks are dealt at once and the strategy is not asked: every strategy validates
-on the same cases, and weights of one task's fold have seen no patient of another task's
-same fold.
+allow; where that leaves a fold without a case of a task, groups are moved to it. All tasks
+are dealt at once and the strategy is not asked: every strategy validates on the same cases,
+and weights of one task's fold have seen no patient of another task's same fold.
 """
 
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wsiseg.errors import DataError
@@ -21,6 +21,7 @@ __all__ = ["Fold", "deal", "folds_of", "joined", "leave_domain_out"]
 log = logging.getLogger(__name__)
 
 Group = tuple[str, str]
+Strata = Counter[tuple[str, str, bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,42 +40,86 @@ class Fold:
 def deal(cases: Sequence[Case], folds: int, *, seed: int) -> dict[str, int]:
     """The fold (0 … folds-1) of every case, by its key.
 
-    Groups are dealt largest first (ties in an order that the seed shuffles), each to the fold
-    that then holds the least of the group's strata, counted in shares of each stratum.
-
-    Raises:
-        DataError: a task has fewer groups than there are folds.
+    Every task has a case in every fold, unless it has fewer groups than there are folds, or
+    shares its groups with two other tasks or more so that nothing can be moved.
     """
-    _enough_groups(cases, folds)
-    strata = Counter((case.task, case.domain, case.empty) for case in cases)
-    groups: dict[Group, Counter[tuple[str, str, bool]]] = {}
+    groups: dict[Group, Strata] = {}
     for case in cases:
-        groups.setdefault(case.group, Counter())[case.task, case.domain, case.empty] += 1
+        groups.setdefault(case.group, Strata())[case.task, case.domain, case.empty] += 1
 
     def order(group: Group) -> tuple[int, str]:
         return -groups[group].total(), hashlib.sha256(f"{seed}/{group}".encode()).hexdigest()
 
-    held = [Counter[tuple[str, str, bool]]() for _ in range(folds)]
-    place: dict[Group, int] = {}
-    for group in sorted(groups, key=order):
-        own = groups[group]
+    ordered = {group: groups[group] for group in sorted(groups, key=order)}
+    place = _spread(ordered, folds)
+    _fill(place, ordered, folds)
+    return {case.key: place[case.group] for case in cases}
 
-        def load(fold: int, own: Counter[tuple[str, str, bool]] = own) -> tuple[float, int, int]:
+
+def _spread(groups: Mapping[Group, Strata], folds: int) -> dict[Group, int]:
+    """The fold of every group.
+
+    Groups are dealt in their order (largest first, ties as the seed shuffles them), each to the fold
+    that then holds the least of the group's strata, counted in shares of each stratum.
+    """
+    strata = sum(groups.values(), Strata())
+    held = [Strata() for _ in range(folds)]
+    place: dict[Group, int] = {}
+    for group, own in groups.items():
+
+        def load(fold: int, own: Strata = own) -> tuple[float, int, int]:
             share = sum(held[fold][s] * own[s] / strata[s] for s in own)
             return share, held[fold].total(), fold
 
         place[group] = min(range(folds), key=load)
         held[place[group]].update(own)
-    return {case.key: place[case.group] for case in cases}
+    return place
+
+
+def _fill(place: dict[Group, int], groups: Mapping[Group, Strata], folds: int) -> None:
+    """Move groups until each task with enough of them has one in every fold; ``place`` is changed.
+
+    A group leaves only a fold in which each of its tasks has another, so that every move fills
+    one place and empties none. Of those the smallest is moved.
+    """
+    tasks = {group: {task for task, _, _ in own} for group, own in groups.items()}
+    count = Counter(task for own in tasks.values() for task in own)
+    places = [(task, fold) for task in sorted(count) if count[task] >= folds for fold in range(folds)]
+    held = Counter((task, place[group]) for group, own in tasks.items() for task in own)
+    unfilled = [one for one in places if not held[one]]
+    while unfilled:
+        moves = [
+            (groups[group].total(), number, group, fold)
+            for task, fold in unfilled
+            for number, (group, own) in enumerate(tasks.items())
+            if task in own and all(held[each, place[group]] > 1 for each in own)
+        ]
+        if not moves:
+            return
+        _, _, group, fold = min(moves)
+        held.subtract((task, place[group]) for task in tasks[group])
+        held.update((task, fold) for task in tasks[group])
+        place[group] = fold
+        unfilled = [one for one in places if not held[one]]
 
 
 def folds_of(cases: Sequence[Case], task: str, folds: int, *, seed: int) -> tuple[Fold, ...]:
     """The K folds of one task; ``cases`` are those of every task in the data folder.
 
     A domain with fewer patients than K is in the validation part of some folds only.
+
+    Raises:
+        DataError: the task has fewer groups than there are folds, or no case for one of them.
     """
-    place = deal(cases, folds, seed=seed)
     own = [case for case in cases if case.task == task]
+    _check_groups(own, task, folds)
+    place = deal(cases, folds, seed=seed)
+    if len({place[case.key] for case in own}) < folds:
+        msg = (
+            f"{task} shares patients with other tasks so that some of its {folds} folds would have none "
+            "to be judged by: pass a smaller --folds, or move the other tasks to a data folder of their own"
+        )
+        raise DataError(msg)
     _warn_unknown(own)
     return tuple(
         Fold(
@@ -89,8 +134,10 @@ def folds_of(cases: Sequence[Case], task: str, folds: int, *, seed: int) -> tupl
 def leave_domain_out(cases: Sequence[Case], task: str) -> tuple[Fold, ...]:
     """One fold for each domain of a task: trained on the others, judged on that one.
 
+    Patients of that domain are not learnt from in the others either.
+
     Raises:
-        DataError: the task has one domain only.
+        DataError: the task has one domain only, or no patient who is not in the domain left out.
     """
     own = [case for case in cases if case.task == task]
     domains = sorted({case.domain for case in own})
@@ -102,6 +149,14 @@ def leave_domain_out(cases: Sequence[Case], task: str) -> tuple[Fold, ...]:
         valid = tuple(case for case in own if case.domain == domain)
         groups = {case.group for case in valid}
         train = tuple(case for case in own if case.domain != domain and case.group not in groups)
+        if not train:
+            msg = (
+                f"every patient of {task} is in its domain {domain}: leaving it out leaves nothing to "
+                "train on. Train without --leave-domain-out (folds never split a patient) or, if one name "
+                "stands for several patients, tell them apart by patient_id or dataset in manifest.csv"
+            )
+            raise DataError(msg)
+        _warn_unknown_beyond(domain, _may_be_known(valid, train))
         found.append(Fold(domain, train, valid))
     return tuple(found)
 
@@ -111,24 +166,34 @@ def joined(folds: Sequence[Fold], others: Sequence[Sequence[Fold]] | Sequence[Ca
 
     ``others`` are the other tasks' folds, of which fold k takes the training part of fold k (so
     that the same weights, learnt in the same order, can be judged on either task), or plain
-    cases, of which it takes every one whose patient it is not judged by.
+    cases, of which it takes every one whose patient and domain it is not judged by.
     """
     found = []
     for k, fold in enumerate(folds):
-        more = [c for o in others for c in ([o] if isinstance(o, Case) else o[k].train)]
+        left = {case.domain for case in fold.valid}
+        plain = [o for o in others if isinstance(o, Case) and o.domain not in left]
+        dealt = [case for o in others if not isinstance(o, Case) for case in o[k].train]
         judged = {case.group for case in fold.valid}
-        kept = tuple(case for case in more if case.group not in judged)
+        kept = tuple(case for case in (*plain, *dealt) if case.group not in judged)
+        if plain:
+            more = _may_be_known(fold.valid, kept) - _may_be_known(fold.valid, fold.train)
+            _warn_unknown_beyond(fold.name, more)
         train = sorted((*fold.train, *kept), key=lambda case: case.key)
         found.append(Fold(fold.name, tuple(train), fold.valid))
     return tuple(found)
 
 
-def _enough_groups(cases: Sequence[Case], folds: int) -> None:
-    for task in sorted({case.task for case in cases}):
-        groups = {case.group for case in cases if case.task == task}
-        if len(groups) < folds:
-            msg = f"{task} has {len(groups)} patients, too few for {folds} folds: pass --folds {len(groups)}"
-            raise DataError(msg)
+def _check_groups(own: Sequence[Case], task: str, folds: int) -> None:
+    count = len({case.group for case in own})
+    if count == 1:
+        msg = (
+            f"{task} has one patient, and folds need two at least, one of them to be judged by: add images "
+            "of another patient (or raise --limit), or correct patient_id in manifest.csv"
+        )
+        raise DataError(msg)
+    if count < folds:
+        msg = f"{task} has {count} patients, too few for {folds} folds: pass --folds {count}"
+        raise DataError(msg)
 
 
 def _warn_unknown(cases: Sequence[Case]) -> None:
@@ -136,7 +201,32 @@ def _warn_unknown(cases: Sequence[Case]) -> None:
     for domain, count in sorted(unknown.items()):
         log.warning(
             "%s: the patient of %d images is unknown, so each image stands for a patient of its own; "
-            "its fold scores may be too good",
+            "its fold scores may be too good (patient_id in manifest.csv would tell)",
             domain,
             count,
+        )
+
+
+def _may_be_known(judged: Iterable[Case], learnt: Sequence[Case]) -> set[str]:
+    """The keys of the cases whose patients may be among those learnt from, and nobody could tell.
+
+    One of two patients is unknown then, and they are not of two data sets that are stated.
+    """
+    every = {case.scope for case in learnt}
+    unknown = {case.scope for case in learnt if not case.patient}
+    found = set()
+    for case in judged:
+        scopes = unknown if case.patient else every
+        if case.scope in scopes or (scopes and ("" in scopes or not case.scope)):
+            found.add(case.key)
+    return found
+
+
+def _warn_unknown_beyond(domain: str, keys: set[str]) -> None:
+    if keys:
+        log.warning(
+            "%s: of %d images it is unknown whether their patients are learnt from in other domains; the "
+            "fold's score may be too good (patient_id and dataset in manifest.csv would tell)",
+            domain,
+            len(keys),
         )
