@@ -28,8 +28,8 @@ from segmentation_models_pytorch.encoders.mix_transformer import Attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from wsiseg.bundle import BundleSpec, FoldFile
-from wsiseg.device import choose_device
-from wsiseg.model import Network, TorchPredictor, build_network, cast_once
+from wsiseg.device import cast_once, choose_device
+from wsiseg.model import Network, TorchPredictor, build_network
 from wsiseg.options import MapOptions, PolygonOptions
 from wsiseg.run import Batch, SlideInput
 from wsiseg.vino import on_engine

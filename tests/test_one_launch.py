@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from wsiseg.device import cast_once
 from wsiseg.errors import DeviceError
-from wsiseg.model import TorchPredictor, build_network, cast_once
+from wsiseg.model import TorchPredictor, build_network
 from wsiseg.one_launch import OneLaunch, Recorded, Run
 from wsiseg.spread import mean_and_spread
 

@@ -158,7 +158,9 @@ def test_no_number_stops_the_training_and_names_the_images(tmp_path: Path) -> No
 
 def test_weights_that_a_last_step_broke_stop_the_training(tmp_path: Path) -> None:
     one, broken = TINY.model_copy(update={"epochs": 1, "steps": 1}), network()
-    next(iter(broken.parameters())).register_hook(lambda gradient: gradient * float("nan"))
+    next(iter(broken.parameters())).register_hook(  # type: ignore[no-untyped-call]
+        lambda gradient: gradient * float("nan")
+    )
     with pytest.raises(DataError, match="the weights became no numbers with these images: 0-"):
         train_fold(broken, job(tmp_path), one, machine=FP32, watch=Watcher())
     assert not (tmp_path / "last.pt").exists()

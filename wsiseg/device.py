@@ -3,10 +3,11 @@
 import logging
 
 import torch
+from torch import nn
 
 from wsiseg.errors import DeviceError
 
-__all__ = ["choose_device", "half_precision", "is_want_of_memory"]
+__all__ = ["cast_once", "choose_device", "half_precision", "is_want_of_memory"]
 
 log = logging.getLogger(__name__)
 
@@ -48,3 +49,10 @@ def is_want_of_memory(error: RuntimeError) -> bool:
     """Whether an error of torch, or of a library below it, says that the device's memory was too small."""
     said = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "alloc_failed" in said
+
+
+def cast_once(network: nn.Module) -> None:
+    """Hold in bfloat16 what autocast would cast in every pass (same bits); not for a network that learns."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(torch.bfloat16)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.bundle import BundleSpec, load_spec, verify_files
-from wsiseg.device import choose_device, half_precision, is_want_of_memory
+from wsiseg.device import cast_once, choose_device, half_precision, is_want_of_memory
 from wsiseg.errors import BundleError, DeviceError
 from wsiseg.fold_stats import fold_stats
 from wsiseg.machine import cores
@@ -124,13 +124,6 @@ def build_network(
         if type(module) is Attention:
             module.__class__ = _Attention
     return Network(body, mean, std).to(memory_format=torch.channels_last)
-
-
-def cast_once(network: Network) -> None:
-    """Hold in bfloat16 what autocast would cast in every pass (same bits); not for a network that learns."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.to(torch.bfloat16)
 
 
 def save_fold(network: Network, path: Path) -> str:

@@ -250,6 +250,7 @@ def _record(experiment: Experiment, folds: Sequence[tuple[Fold, Start]], machine
         "data": str(experiment.data),
         "images": _digest(folds),
         "arithmetic": machine.arithmetic,
+        "image_mpp": experiment.image_mpp,
         "limit": experiment.limit,
         "init_from": experiment.init_from and load_spec(find_bundle(experiment.init_from)).weights_key,
         "recipe": experiment.recipe.model_dump(),
