@@ -11,6 +11,7 @@ give a fresh WORK to check for good.
 
 SLIDES.csv lists slides without tumour (path, name, mpp), as for ``wsiseg segment --slide-list``.
 ``--left-out RUN`` adds the scores of a training with ``wsiseg train --leave-domain-out``.
+``--unseen DATA`` judges disagreement on the images there that no fold has seen, which flatters nobody.
 """
 
 import argparse
@@ -43,6 +44,8 @@ from wsiseg.train.shift import SHIFTS
 
 Record = dict[str, Any]
 DRAWABLE = ("CC0", "CC BY 4.0")
+ANY_REGION = Point(0.5, 2000.0, 2000.0)
+"""Of which regions disagreement is judged: the bundle's own point leaves too few wrong ones to tell."""
 ENOUGH = 30
 WORST = 5
 
@@ -63,7 +66,12 @@ def main() -> None:
     slides = on_slides(bench, spec, free, given.some)
     spec = spec.model_copy(update=slides["point"])
     told("disagreement")
-    disagreement, picture = disagreeing(bench, spec, given.some)
+    if given.unseen:
+        others = read_cases(given.unseen, image_mpp=given.image_mpp or spec.mpp)
+        bench_of_it = dataclasses.replace(bench, cases=limited(others, given.limit))
+    else:
+        bench_of_it = bench
+    disagreement, picture = disagreeing(bench_of_it, spec, given.some)
     spec = spec.model_copy(update={"review_above": disagreement["review_above"]})
     told("scanner shifts")
     each: dict[str, Answer] = {}
@@ -116,6 +124,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--slides", help="a list of slides without tumour: path, name, mpp")
     parser.add_argument("--work", type=Path, required=True, help="where answers and maps are kept")
     parser.add_argument("--left-out", type=Path, nargs="*", default=[], help="runs that left domains out")
+    parser.add_argument("--unseen", type=Path, help="labelled images, some of which no fold has seen")
     parser.add_argument("--limit", type=int, help="use only so many cases of each domain")
     parser.add_argument(
         "--some", type=int, default=40, help="cases a domain for slides, shifts, disagreement"
@@ -195,12 +204,12 @@ def left_out(runs: Sequence[Path]) -> Record:
 
 
 def disagreeing(bench: Bench, spec: BundleSpec, some: int) -> tuple[Record, Any]:
-    """Error against disagreement, of regions and pixels; and the curve as a picture.
+    """Error against disagreement, of regions and pixels at ``ANY_REGION``; and the curve as a picture.
 
     The images are those that no fold has seen where there are enough of them; else those
     that at least one has not.
     """
-    names = spec.fold_names
+    names, spec = spec.fold_names, spec.model_copy(update=dataclasses.asdict(ANY_REGION))
     fresh = tuple(case for case in bench.cases if len(bench.unseen[case.key]) == len(names))
     of = "that no fold had seen"
     if len(fresh) < ENOUGH:
@@ -228,6 +237,7 @@ def disagreeing(bench: Bench, spec: BundleSpec, some: int) -> tuple[Record, Any]
     record: Record = {
         "images": len(cases),
         "of": of,
+        "at": dataclasses.asdict(ANY_REGION),
         "regions": len(spread_N),
         "wrong": float(wrong_N.mean()) if len(wrong_N) else 0.0,
         "auc": area_under_curve(spread_N, wrong_N),

@@ -189,7 +189,8 @@ def judge(given: argparse.Namespace, data: Path, work: Path, bundle: Path) -> No
         print("no --slides: threshold and temperature stay as they are, the card tells of patches alone")
         return
     script = [sys.executable, str(ROOT / "scripts" / "judge.py"), str(bundle), "--data", str(data)]
-    left_out = ["--left-out", str(work / "left-out")] if given.left_out else []
+    more = ["--left-out", str(work / "left-out")] if given.left_out else []
+    more += ["--unseen", str(given.data)] if data != given.data else []
     run(
         [
             *script,
@@ -199,7 +200,7 @@ def judge(given: argparse.Namespace, data: Path, work: Path, bundle: Path) -> No
             str(work / "judge"),
             "--device",
             given.device,
-            *left_out,
+            *more,
         ]
     )
 

@@ -26,7 +26,7 @@ from wsiseg.train.strategies import STRATEGIES
 from wsiseg.train.trainer import Existing, level, run_experiment
 
 CPU = Machine(torch.device("cpu"), half=False)
-TINY = Recipe(crop=32, batch=4, epochs=1, folds=2, encoder="mit_b0")
+TINY = Recipe(mpp=0.5, crop=32, batch=4, epochs=1, folds=2, encoder="mit_b0")
 
 
 class Silence:

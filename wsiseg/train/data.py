@@ -84,14 +84,14 @@ def load_samples(cases: Sequence[Case], *, mpp: float, kernel: Kernel) -> list[S
 def plan_epoch(samples: Sequence[Sample], recipe: Recipe, rng: np.random.Generator) -> list[int]:
     """Which sample each crop of an epoch comes from, in order; whole batches, at least one.
 
-    An image gives as many crops as its area holds, at least one. With ``balance`` as many
+    An image gives as many crops as its area holds, at least one. With ``balance`` and several domains as many
     are drawn, a domain of n crops as often as n ** (1 - balance) is to the others. With ``steps`` the epoch
     has so many batches: some images are left out, or every one is gone through several times.
     """
     counts = [max(1, round(sample.mask_YX.size / recipe.crop**2)) for sample in samples]
     total = (recipe.steps or -(-sum(counts) // recipe.batch)) * recipe.batch
-    if recipe.balance:
-        domains = [(sample.case.task, sample.case.domain) for sample in samples]
+    domains = [(sample.case.task, sample.case.domain) for sample in samples]
+    if recipe.balance and len(set(domains)) > 1:
         size = {
             domain: sum(c for c, d in zip(counts, domains, strict=True) if d == domain) for domain in domains
         }

@@ -200,7 +200,7 @@ def _slides(record: Mapping[str, Any]) -> str:
 
 def _disagreement(record: Mapping[str, Any]) -> str:
     found = record["disagreement"]
-    limit = found["review_above"]
+    limit, at = found["review_above"], found["at"]
     told = (
         f"Regions above {limit:g} are classed *Tumor: Review*: {found['flagged']:.0%} of the regions, "
         f"{found['wrong_flagged']:.0%} of the wrong ones."
@@ -209,8 +209,9 @@ def _disagreement(record: Mapping[str, Any]) -> str:
     )
     rows = [[f"{s['spread']:.3f}", f"{s['wrong']:.0%}", str(s["count"])] for s in found["curve"]]
     return (
-        f"**Disagreement.** Of {found['regions']} regions on {found['images']} images {found['of']}, "
-        f"{found['wrong']:.0%} are wrong (less than half tumour). Disagreement tells wrong from right with "
+        f"**Disagreement.** Of {found['regions']} regions at {at['threshold']:g}, of {at['min_area_um2']:g} "
+        f"µm² and more, on {found['images']} images {found['of']}, {found['wrong']:.0%} are wrong (less than "
+        "half tumour). Disagreement tells wrong from right with "
         f"an area under the curve of {_area(found, 'auc')} (chance is 0.5), of pixels "
         f"{_area(found, 'pixel_auc')}. {told}\n\n"
         + _table(["disagreement", "wrong", "regions"], rows)

@@ -13,7 +13,11 @@ Whole = Annotated[int, Field(ge=1)]
 
 
 class Recipe(BaseModel):
-    """Everything that decides a training besides the data, the strategy and the machine."""
+    """Everything that decides a training besides the data, the strategy and the machine.
+
+    The defaults are what trials found best (decision 16), but for the encoder's first weights: of those
+    that can be had anywhere, there are none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,10 +28,12 @@ class Recipe(BaseModel):
         "(wsiseg pretrain makes one; {fold} in its name stands for the fold's).",
     )
     mpp: Annotated[float, Field(gt=0, le=10)] = Field(
-        default=0.5, description="Working resolution, microns per pixel; 1500 px at it are 1024 px of input."
+        default=1.0, description="Working resolution, microns per pixel; 1500 px at it are 1024 px of input."
     )
     folds: Annotated[int, Field(ge=2)] = Field(default=5, description="Folds of the cross-validation.")
-    epochs: Whole = Field(default=30, description="Epochs; in one every image pixel is seen about once.")
+    epochs: Whole = Field(
+        default=30, description="Epochs; in one about as many pixels are seen as there are."
+    )
     steps: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Steps of an epoch, for trials of equal length; 0: one look at every pixel."
     )
@@ -36,7 +42,7 @@ class Recipe(BaseModel):
         default=1.0, description="Epochs over which the rate first rises from zero."
     )
     crop: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
-        default=256, description="Side of a training crop, in pixels of the network's input."
+        default=128, description="Side of a training crop, in pixels of the network's input."
     )
     batch: Whole = Field(default=8, description="Crops per step.")
     accumulate: Whole = Field(default=1, description="Parts a batch is split into, to fit a small GPU.")
@@ -67,7 +73,7 @@ class Recipe(BaseModel):
     glass: Share = Field(default=0, description="Share of crops part of which is covered by empty glass.")
     mosaic: Share = Field(default=0, description="Share of crops put together from four images.")
     balance: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0,
+        default=0.5,
         description="How evenly domains are drawn from: 0 in proportion to their pixels, 0.5 to the "
         "square root of those, 1 equally often.",
     )
@@ -101,6 +107,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "encoder": "mit_b5",
         "encoder_weights": "imagenet",
+        "mpp": 0.5,
         "crop": 1024,
         "epochs": 30,
         "cycles": 3,
@@ -110,6 +117,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0,
         "clip": 0,
         "loss": "bce",
+        "balance": 0,
     },
 }
 """What each preset changes. ``paper``: after Galdran 2024 (arXiv 2410.07124), section 2: FPN with a Mix
