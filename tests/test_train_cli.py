@@ -124,6 +124,12 @@ def test_a_bundle_is_trained_judged_and_compared_from_the_command_line(tmp_path:
     assert f"{100 * judged['dice_mean']:.2f} ±" in table
     for name in ("table1.md", "table1.csv", "folds.png", "worst-mine.png"):
         assert (tmp_path / name).is_file()
+    slide = root / "t1" / "colon" / "image" / "1.png"
+    there = ["--slide-mpp", 1.0, "--tissue", "none", "--device", "cpu", "--threads", 1]
+    invoke(main, "segment", slide, "-o", tmp_path / "results", "--model", out, *there)
+    record = json.loads((tmp_path / "results" / "1" / "slide.json").read_text())
+    assert record["model"]["weights"].keys() == {"fold-1.safetensors", "fold-2.safetensors"}
+    assert (tmp_path / "results" / "1" / "tumor.geojson").is_file()
 
 
 def test_outlines_are_judged_from_the_command_line(tmp_path: Path) -> None:
