@@ -2,7 +2,8 @@
 
 The first forecast for a device, network and precision runs patches of noise for some seconds and keeps
 what they took in ``$XDG_CACHE_HOME/wsiseg/rates.json`` (``~/.cache``); later ones look it up. On a
-CPU processor time is measured and not the clock, so that a busy machine is forecast as an idle one.
+CPU processor time is measured and not the clock, so that a busy machine is forecast as an idle one; but
+cores that share their caches with other work are slower by it, so what a busy one took is not kept.
 """
 
 import json
@@ -40,6 +41,8 @@ READ_S = 0.008
 """Processor time of reading and resampling a Mpx of a level, where the slide does not show it (measured)."""
 SHRUNK = 0.25
 """What ``shrink`` takes of the time of Pillow, by which a slide is seen from afar (decision 13)."""
+BUSY = 1.3
+"""A pass has a core to itself; where it takes so many times its processor's time, others want that core."""
 SIDE_PX = 1500
 """Pixels of a coarse level, along an axis, that are read to see how fast that goes."""
 TWICE = 1.05
@@ -137,10 +140,13 @@ def network_rate(plan: Plan, options: MapOptions, load: Callable[[], Predict]) -
         predict = getattr(predict, "stats") if getattr(predict, "sums_up", False) else predict  # noqa: B009
     noise_BYX3 = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
     predict(noise_BYX3[:1] if not device.on_gpu else noise_BYX3)
-    clock = time.perf_counter if device.on_gpu else time.process_time
-    start = clock()
+    start, start_cpu = time.perf_counter(), time.process_time()
     predict(noise_BYX3)
-    taken = (clock() - start) / count
+    wall, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    taken = (wall if device.on_gpu else cpu) / count
+    if not device.on_gpu and wall * count > BUSY * cpu:
+        log.warning("other work is running: the forecast is rough, and is measured again the next time")
+        return taken
     try:
         write_whole(_file(), json.dumps({**_remembered(), key: taken}, indent=1).encode())
     except OutputError as error:  # it is measured again the next time
