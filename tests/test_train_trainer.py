@@ -22,6 +22,7 @@ from wsiseg.train.experiment import Experiment, plan_folds, plan_table
 from wsiseg.train.machine import Machine
 from wsiseg.train.recipe import Recipe
 from wsiseg.train.records import read_run, read_scores
+from wsiseg.train.starts import starting_weights
 from wsiseg.train.strategies import STRATEGIES
 from wsiseg.train.trainer import Existing, level, run_experiment
 
@@ -391,3 +392,16 @@ def test_tasks_and_domains_of_any_name_become_files(data: Path, tmp_path: Path) 
     assert load_spec(out).fold_names == ("organ-one", "organ-..-two")
     train(experiment(own, tmp_path / "y", "cross-task"))
     assert (tmp_path / "y" / "run" / "source-t-2" / "bundle.json").is_file()
+
+
+def test_where_a_domain_is_left_out_the_start_has_left_it_out_too(data: Path, tmp_path: Path) -> None:
+    own = tmp_path / "data"
+    shutil.copytree(data / "scanners", own / "scanners")
+    for old, new in (("a", "c"), ("b", "b")):
+        shutil.copytree(data / "organs" / old, own / "organs" / new)
+    source = train(replace(experiment(own, tmp_path / "x", leave_domain_out=True), task="scanners"))
+    assert load_spec(source).fold_names == ("a", "b")
+    _, folds = plan_folds(experiment(own, tmp_path / "y", leave_domain_out=True))
+    starts = starting_weights(source, folds, "none")
+    assert [fold.name for fold in folds] == ["b", "c"]
+    assert starts[0].weights == source / "fold-b.safetensors"

@@ -36,7 +36,9 @@ class Start:
 
 
 def starting_weights(init_from: Path | None, folds: Sequence[Fold], encoder_weights: str) -> list[Start]:
-    """The weights each fold starts from; a bundle with fewer folds is gone through in turn.
+    """The weights each fold starts from: those of the bundle's fold of that name, else its folds in turn.
+
+    Folds that leave a domain out bear its name, so that the weights have not seen that domain either.
 
     ``encoder_weights`` is the recipe's; its ``{fold}`` stands for the fold's name.
 
@@ -53,7 +55,8 @@ def starting_weights(init_from: Path | None, folds: Sequence[Fold], encoder_weig
         log.warning("%s has no record of its training: check yourself that it saw no validation case", source)
     starts: list[Start] = []
     for number, fold in enumerate(folds):
-        file = spec.folds[number % len(spec.folds)].file
+        named = spec.fold_names.index(fold.name) if fold.name in spec.fold_names else number
+        file = spec.folds[named % len(spec.folds)].file
         seen = _learnt(source, file.removeprefix("fold-").removesuffix(".safetensors"))
         _refuse_leak(source / file, fold, seen)
         starts.append(Start(source / file, seen))
