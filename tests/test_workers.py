@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 
 from wsiseg.errors import SlideReadError, UsageError, WsisegError
 from wsiseg.patience import within
-from wsiseg.workers import Mapper, existing_cluster, in_dask, in_threads, local_cluster
+from wsiseg.workers import Mapper, _heard, existing_cluster, in_dask, in_threads, local_cluster
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
@@ -88,6 +89,18 @@ def test_a_worker_that_dask_has_given_up_is_started_anew(tmp_path: Path) -> None
     with local_cluster(1) as client, dask.config.set(impatient):
         mapper = in_dask(client, patience_s=60)
         assert sorted(mapper(partial(deadly_once, tmp_path), range(5))) == list(range(5))
+
+
+@pytest.mark.parametrize("error", [KeyError("forward-logging-wsiseg"), OSError(), CancelledError()])
+def test_workers_that_no_longer_listen_at_the_end_spoil_no_batch(error: BaseException) -> None:
+    class Gone:
+        def forward_logging(self, *_: object, **__: object) -> None: ...
+
+        def unforward_logging(self, _: str) -> None:
+            raise error
+
+    with _heard(Gone()):
+        pass
 
 
 def test_a_result_that_is_late_is_waited_for(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,7 +294,8 @@ def _heard(client: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError, CancelledError, RuntimeError, ValueError):  # the scheduler may be gone
+        # The scheduler may be gone; a worker that has only just started knows of no forwarding (KeyError).
+        with suppress(OSError, CancelledError, RuntimeError, ValueError, KeyError):
             client.unforward_logging("wsiseg")
 
 
