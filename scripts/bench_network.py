@@ -28,8 +28,8 @@ from segmentation_models_pytorch.encoders.mix_transformer import Attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from wsiseg.bundle import BundleSpec, FoldFile
-from wsiseg.device import cast_once, choose_device
-from wsiseg.model import Network, TorchPredictor, build_network
+from wsiseg.device import choose_device
+from wsiseg.model import Network, TorchPredictor, build_network, only_to_predict
 from wsiseg.options import MapOptions, PolygonOptions
 from wsiseg.run import Batch, SlideInput
 from wsiseg.vino import on_engine
@@ -101,10 +101,8 @@ def measure(encoder: str, folds: int, given: argparse.Namespace) -> dict[str, An
         torch.set_num_threads(1)
     networks = [build_network(encoder, mean=MEAN, std=STD) for _ in range(folds)]
     bare, work = plain(networks[0]).to(device).eval(), gflop(networks[0], given.side)
-    predictor = on_engine(TorchPredictor(networks, device, batch=given.batch, fp32=given.fp32), given.engine)
-    if device.type == "cuda" and predictor.half:
-        for network in networks:
-            cast_once(network)  # as load_ensemble does
+    on_torch = only_to_predict(TorchPredictor(networks, device, batch=given.batch, fp32=given.fp32))
+    predictor = on_engine(on_torch, given.engine)
     count = predictor.at_once if device.type == "cpu" else given.batch
     noise_BYX3 = np.random.default_rng(0).integers(0, 256, (count, given.side, given.side, 3), np.uint8)
 

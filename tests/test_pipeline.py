@@ -20,9 +20,10 @@ from wsiseg.fold_stats import fold_stats
 from wsiseg.geometry import L0, Box, Scale
 from wsiseg.grid import Grid
 from wsiseg.ledger import Ledger
-from wsiseg.pipeline import BlockResult, BlockTask, Predict, Work, mean_and_spread, plan_work, segment
+from wsiseg.pipeline import BlockResult, BlockTask, Predict, Work, plan_work, segment
 from wsiseg.plan import Plan
 from wsiseg.polygons import join, outline
+from wsiseg.spread import mean_and_spread
 from wsiseg.testing import ArraySlide, BlurPredictor, array_info
 from wsiseg.tissue import TissueMask
 from wsiseg.workers import Mapper, in_threads, serially

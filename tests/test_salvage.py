@@ -34,7 +34,6 @@ from wsiseg.pipeline import (
     BlockResult,
     BlockTask,
     Predict,
-    mean_and_spread,
     plan_work,
     segment,
 )
@@ -46,6 +45,7 @@ from wsiseg.readers.preflight import preflight
 from wsiseg.recipes import SlideRecipe
 from wsiseg.reoutline import reoutline
 from wsiseg.salvage import Salvaging, salvage
+from wsiseg.spread import mean_and_spread
 from wsiseg.testing import DARKNESS, ArraySlide, BlurPredictor, Darkness
 from wsiseg.tissue import TissueMask, find_slide_tissue
 from wsiseg.workers import in_threads, serially

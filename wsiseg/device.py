@@ -7,7 +7,7 @@ from torch import nn
 
 from wsiseg.errors import DeviceError
 
-__all__ = ["cast_once", "choose_device", "half_precision", "is_want_of_memory"]
+__all__ = ["arithmetic", "cast_once", "choose_device", "half_precision", "is_want_of_memory"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,15 @@ def half_precision(device: torch.device) -> bool:
         known = torch.cpu.get_capabilities()
         return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
+
+
+def arithmetic(device: torch.device, *, half: bool) -> str:
+    """What a device computes in, in words: other arithmetic, other bits.
+
+    >>> arithmetic(torch.device("cuda:1"), half=True)
+    'cuda bfloat16'
+    """
+    return f"{device.type} {'bfloat16' if half else 'float32'}"
 
 
 def is_want_of_memory(error: RuntimeError) -> bool:

@@ -24,7 +24,7 @@ from wsiseg.geometry import L0, Box
 from wsiseg.machine import cores, gpu_name, processor_name, takes_openvino, visible_gpus
 from wsiseg.manifest import write_whole
 from wsiseg.options import MapOptions
-from wsiseg.pipeline import Predict
+from wsiseg.pipeline import Predict, stats_where_it_is
 from wsiseg.plan import Plan
 from wsiseg.resample import resize
 from wsiseg.shrink import shrinks
@@ -134,10 +134,9 @@ def network_rate(plan: Plan, options: MapOptions, load: Callable[[], Predict]) -
     known = _remembered()
     if key in known:
         return known[key]
-    predict, count = load(), device.cores
-    if device.on_gpu:  # as a block is asked for
-        count = min(options.batch, plan.grid.per_block**2)
-        predict = getattr(predict, "stats") if getattr(predict, "sums_up", False) else predict  # noqa: B009
+    loaded = load()
+    predict = stats_where_it_is(loaded) or loaded  # as a block is asked for
+    count = min(options.batch, plan.grid.per_block**2) if device.on_gpu else device.cores
     noise_BYX3 = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
     predict(noise_BYX3[:1] if not device.on_gpu else noise_BYX3)
     start, start_cpu = time.perf_counter(), time.process_time()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.bundle import BundleSpec, load_spec, verify_files
-from wsiseg.device import cast_once, choose_device, half_precision, is_want_of_memory
+from wsiseg.device import arithmetic, cast_once, choose_device, half_precision, is_want_of_memory
 from wsiseg.errors import BundleError, DeviceError
 from wsiseg.fold_stats import fold_stats
 from wsiseg.machine import cores
@@ -36,6 +36,7 @@ __all__ = [
     "TorchPredictor",
     "build_network",
     "load_ensemble",
+    "only_to_predict",
     "save_fold",
 ]
 
@@ -193,7 +194,7 @@ class TorchPredictor:
     @property
     def numerics(self) -> str:
         """The arithmetic in words, such as ``"cpu bfloat16"``: other arithmetic, other bits."""
-        return f"{self.device.type} {'bfloat16' if self.half else 'float32'}"
+        return arithmetic(self.device, half=self.half)
 
     def __call__(self, rgb_BYX3: npt.NDArray[np.uint8], /) -> npt.NDArray[np.float32]:
         """Probabilities (F, B, Y, X) float32 for uint8 RGB patches (B, Y, X, 3).
@@ -310,10 +311,15 @@ def load_ensemble(
     networks = [_fold(spec, folder / fold.file) for fold in spec.folds[:folds]]
     chosen = choose_device(device)
     predictor = TorchPredictor(networks, chosen, batch=batch, fp32=fp32, temperature=spec.temperature)
-    if chosen.type == "cuda" and predictor.half:
-        for network in networks:
+    return only_to_predict(predictor)
+
+
+def only_to_predict(predictor: TorchPredictor) -> TorchPredictor:
+    """The same predictor, made ready on a GPU for networks that will not learn any more."""
+    if predictor.device.type == "cuda" and predictor.half:
+        for network in predictor.networks:
             cast_once(network)
-    elif chosen.type == "cuda":
+    elif predictor.device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # convolutions would take it for float32
     return predictor
 

@@ -35,10 +35,10 @@ __all__ = [
     "BlockTask",
     "Predict",
     "Work",
-    "mean_and_spread",
     "numerics_of",
     "plan_work",
     "segment",
+    "stats_where_it_is",
 ]
 
 BLOCKS_A_TRIM = 16
@@ -187,18 +187,27 @@ class BlockTask:
             raise SlideReadError(late) from error
 
 
+def stats_where_it_is(predict: Predict) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None:
+    """What gives the folds' mean and disagreement (2, B, Y, X) from where the network is.
+
+    None for a predictor that does not ``sums_up`` its folds there.
+    """
+    if not getattr(predict, "sums_up", False):
+        return None
+    stats: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] = predict.stats  # type: ignore[attr-defined]
+    return stats
+
+
 def _predicted(
     predict: Predict, rgb_BYX3: npt.NDArray[np.uint8]
 ) -> Callable[[int, tuple[slice, slice]], npt.NDArray[np.uint8]]:
     """Run the network; return what gives the mean and spread (2, Y, X) of a part of a patch, by its number.
 
-    A predictor that ``sums_up`` has them from where the network is.
-
     Raises:
         DeviceError: the network gives no numbers.
     """
-    if getattr(predict, "sums_up", False):
-        stats_CBYX: npt.NDArray[np.uint8] = predict.stats(rgb_BYX3)  # type: ignore[attr-defined]
+    if stats := stats_where_it_is(predict):
+        stats_CBYX = stats(rgb_BYX3)
         return lambda number, part: stats_CBYX[:, number, *part]
     prob_FBYX = predict(rgb_BYX3)
     if np.isnan(prob_FBYX.min(initial=1)):

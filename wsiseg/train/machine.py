@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from wsiseg.device import choose_device, half_precision
+from wsiseg.device import arithmetic, choose_device, half_precision
 
 __all__ = ["Machine", "this_machine"]
 
@@ -26,7 +26,7 @@ class Machine:
     @property
     def arithmetic(self) -> str:
         """Such as ``"cpu bfloat16"``: other arithmetic, other weights."""
-        return f"{self.device.type} {'bfloat16' if self.half else 'float32'}"
+        return arithmetic(self.device, half=self.half)
 
     @property
     def share(self) -> tuple[int, int]:

@@ -34,6 +34,10 @@ __all__ = ["blend", "level", "run_experiment"]
 log = logging.getLogger(__name__)
 
 Existing = Literal["refuse", "resume", "overwrite"]
+SAME, PER_FOLD = ("task", "strategy", "recipe", "init_from", "images"), ("folds", "trained")
+"""What must be equal of two records of one training; of the latter, fold by fold."""
+OF_A_BUNDLE = ("bundle.json", LEARNT, "README.md", "judgement.json", "disagreement.png", "worst.png")
+"""What lies beside a bundle's weights."""
 
 
 def run_experiment(
@@ -59,15 +63,16 @@ def run_experiment(
         _refuse_place(experiment, existing)
     experiment = _with_source(experiment, tasks_of(cases), machine, existing=existing, watch=watch)
     starts = starting_weights(experiment.init_from, folds, experiment.recipe.encoder_weights)
-    _warn_of_start(experiment, list(zip(folds, starts, strict=True)))
-    _begin(experiment, list(zip(folds, starts, strict=True)), machine, existing)
+    begun = list(zip(folds, starts, strict=True))
+    _warn_of_start(experiment, begun)
+    _begin(experiment, begun, machine, existing)
     wanted = {case.key: case for fold in folds for case in (*fold.train, *fold.valid)}
     loaded = load_samples(
         list(wanted.values()), mpp=experiment.spec.canvas_mpp, kernel=experiment.spec.resample
     )
     samples = {sample.case.key: sample for sample in loaded}
     files = []
-    for number, (fold, start) in enumerate(zip(folds, starts, strict=True)):
+    for number, (fold, start) in enumerate(begun):
         files.append(_one_fold(experiment, (number, fold, start), samples, machine=machine, watch=watch))
     if not machine.rank:
         publish(experiment, folds, files, machine)
@@ -208,23 +213,25 @@ def _begin(
         _clear(out)
     record = json.loads(json.dumps(_record(experiment, folds, machine)))
     found = read_run(out)
-    changed = [name for name in SAME if found and found.get(name) != record[name]]
-    for name in PER_FOLD if found else ():  # further folds may come, those that are there must be the same
-        was = found.get(name) if found else None
-        if not isinstance(was, dict) or was.items() != {k: record[name].get(k) for k in was}.items():
+    if found:
+        _check_same(out, found, record)
+    write_run(out, record)
+    machine.wait()
+
+
+def _check_same(out: Path, found: dict[str, Any], record: dict[str, Any]) -> None:
+    """Refuse to go on with another training; folds may be added, those that are there must be the same."""
+    changed = [name for name in SAME if found.get(name) != record[name]]
+    for name in PER_FOLD:
+        was = found.get(name)
+        if not isinstance(was, dict) or was != {fold: record[name].get(fold) for fold in was}:
             changed.append(name)
     if changed:
         told = ", ".join(changed)
         msg = f"{out} holds another training (its {told} differ): pass --overwrite, or another -o"
         raise OutputError(msg)
-    if found and found.get("arithmetic") != record["arithmetic"]:
+    if found.get("arithmetic") != record["arithmetic"]:
         log.warning("%s was begun in other arithmetic (%s)", out, found.get("arithmetic"))
-    write_run(out, record)
-    machine.wait()
-
-
-SAME, PER_FOLD = ("task", "strategy", "recipe", "init_from", "images"), ("folds", "trained")
-"""What must be equal of two records of one training."""
 
 
 def _clear(out: Path) -> None:
@@ -232,12 +239,9 @@ def _clear(out: Path) -> None:
     if read_run(out) is None and not (out / "bundle.json").exists():
         return
     found = [*out.glob("fold-*.safetensors"), *run_folder(out).glob("fold-*"), run_folder(out) / "run.json"]
-    found += [out / name for name in ("bundle.json", LEARNT, *OF_A_BUNDLE)]
+    found += [out / name for name in OF_A_BUNDLE]
     for path in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-OF_A_BUNDLE = ("README.md", "judgement.json", "disagreement.png", "worst.png")
 
 
 def _record(experiment: Experiment, folds: Sequence[tuple[Fold, Start]], machine: Machine) -> dict[str, Any]:
