@@ -69,6 +69,13 @@ def test_weights_lie_beside_the_spec_and_are_safetensors(file: str) -> None:
         FoldFile(file=file, sha256="0" * 64)
 
 
+@pytest.mark.parametrize("file", ["fold-1.pt", "fold-1.pth", "fold-1.bin"])
+def test_a_bundle_of_pickles_is_refused_by_name(tmp_path: Path, file: str) -> None:
+    (tmp_path / "bundle.json").write_text(spec().model_dump_json().replace("fold-1.safetensors", file))
+    with pytest.raises(BundleError, match=f"{file} looks like a pickle"):
+        load_spec(tmp_path)
+
+
 def test_a_broken_bundle_says_which_field(tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text(json.dumps({**spec().model_dump(mode="json"), "margin": 5}))
     with pytest.raises(BundleError, match="margin"):

@@ -10,12 +10,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from wsiseg.errors import BundleError, UsageError
 from wsiseg.resample import Kernel
 
 __all__ = [
+    "PICKLES",
     "BundleSpec",
     "FoldFile",
     "bundle_dirs",
@@ -25,6 +26,8 @@ __all__ = [
     "with_folds",
 ]
 
+PICKLES = frozenset({".pt", ".pth", ".pkl", ".ckpt", ".bin"})
+"""How the names of weights end that may run any code when they are read: none of them is."""
 LATTICE = 64
 """Input size and margin are multiples of this, so that a patch corner can be whole on level 0."""
 
@@ -38,6 +41,14 @@ class FoldFile(_Frozen):
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.safetensors$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    @field_validator("file", mode="before")
+    @classmethod
+    def _no_pickle(cls, file: object) -> object:
+        if isinstance(file, str) and Path(file).suffix in PICKLES:
+            msg = f"{file} looks like a pickle, which can run any code; convert it to .safetensors first"
+            raise ValueError(msg)
+        return file
 
 
 class BundleSpec(_Frozen):

@@ -22,7 +22,7 @@ from segmentation_models_pytorch.encoders.mix_transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsiseg.bundle import BundleSpec, load_spec, verify_files
+from wsiseg.bundle import PICKLES, BundleSpec, load_spec, verify_files
 from wsiseg.device import arithmetic, cast_once, choose_device, half_precision, is_want_of_memory
 from wsiseg.errors import BundleError, DeviceError
 from wsiseg.fold_stats import fold_stats
@@ -147,7 +147,7 @@ def load_fold(network: Network, path: Path) -> None:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix in {".pt", ".pth", ".pkl", ".ckpt", ".bin"}:
+    if path.suffix in PICKLES:
         msg = f"{path} looks like a pickle, which can run any code; convert it to .safetensors first"
         raise BundleError(msg)
     try:

@@ -1,7 +1,8 @@
 """All folds' work on a batch as one launch: a CUDA graph, recorded once for each shape and then replayed.
 
-A pass of FPN over mit_b0 is some 240 operations. To launch them one by one takes a processor about as long as
-a GPU computes on the four patches of a block, and Python's lock all that while, which reading wants.
+A pass of FPN over mit_b0 is some 240 operations. To launch them one by one takes a processor, by estimate,
+about as long as a GPU computes on the four patches of a block, and Python's lock all that while, which
+reading wants.
 """
 
 import logging
