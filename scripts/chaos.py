@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil  # type: ignore[import-untyped]
 
+from wsiseg.forecast import blocks_in_flight
 from wsiseg.inputs import SlideInput
 from wsiseg.one_slide import Progress
 from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
@@ -215,9 +216,10 @@ def memory(side: int, tissue_px: int, block: int) -> int:
             plan = make_plan(opened.info, spec, per_block=block)
         import_module("torch")  # by which patches are resampled; the forecast counts it among the libraries
         absent = LIBRARY_BYTES + SLIDE_BYTES + FOUND_BYTES  # counted before, no second slide, few corners
-        foretold = plan.peak_bytes(options.threads) - absent
+        threads = blocks_in_flight(options)
+        foretold = plan.peak_bytes(threads) - absent
         batch = Batch(folder / "out", options, PolygonOptions(), model=(spec, Hungry()))
-        before, threads = of_memory("VmRSS"), options.threads
+        before = of_memory("VmRSS")
         (outcome,) = batch.run([SlideInput(slide, "slide")], lambda *_: None)
         grown = of_memory("VmHWM") - before
     counts = outcome.manifest.counts.blocks if outcome.manifest else outcome.reason

@@ -16,9 +16,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from wsiseg.cli import main
+from wsiseg.ensemble import TorchPredictor
 from wsiseg.errors import OutputError
 from wsiseg.manifest import write_whole
-from wsiseg.model import Network, TorchPredictor
+from wsiseg.model import Network
 from wsiseg.readers import openslide_reader
 
 SLIDE = "slides/real/CMU-1-Small-Region.svs"
@@ -281,8 +282,8 @@ def test_batch_auto_takes_what_fits_says_so_once_and_loses_no_patch(
 ) -> None:
     rgb_YX3 = np.random.default_rng(0).integers(0, 256, (35, 50, 3), np.uint8).repeat(40, 0).repeat(40, 1)
     Image.fromarray(rgb_YX3).save(tmp_path / "slide.png")
-    monkeypatch.setattr("wsiseg.model.TorchPredictor", Cramped)
-    monkeypatch.setattr("wsiseg.model.InCudaGraphs", lambda: unrecorded)
+    monkeypatch.setattr("wsiseg.ensemble.TorchPredictor", Cramped)
+    monkeypatch.setattr("wsiseg.ensemble.InCudaGraphs", lambda: unrecorded)
     common = ("--model", bundle, "--slide-mpp", "0.5", "--tissue", "none", "--device", "cpu", "--folds", 1)
     found, tried = set(), {}
     for batch in ("auto", "2"):

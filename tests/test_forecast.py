@@ -12,7 +12,16 @@ import pytest
 
 from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.errors import SlideReadError
-from wsiseg.forecast import READ_S, REST_OF_FOLD_S, REST_S, Device, network_rate, read_rate, seconds_of
+from wsiseg.forecast import (
+    READ_S,
+    REST_OF_FOLD_S,
+    REST_S,
+    Device,
+    blocks_in_flight,
+    network_rate,
+    read_rate,
+    seconds_of,
+)
 from wsiseg.geometry import L0, Box
 from wsiseg.machine import cores
 from wsiseg.options import MapOptions
@@ -29,7 +38,7 @@ SPEC = BundleSpec(
     trained_on="nothing",
 )
 CPU, GPU = Device("this processor", on_gpu=False, cores=4), Device("that card", on_gpu=True, cores=4)
-OPTIONS = MapOptions(device="cpu", batch=8)
+OPTIONS = MapOptions(device="cpu", batch=8, threads=3)
 
 
 def plan_of(folds: int = 1, **changes: object) -> Plan:
@@ -204,3 +213,27 @@ def test_a_device_is_told_without_torch(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert Device.of(MapOptions()).on_gpu == (sys.platform == "darwin")
     assert not Device.of(MapOptions(device="cpu")).on_gpu
     assert Device.of(MapOptions(device="cpu")).name
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "count"),
+    [(CPU, 1, 3), (CPU, 4, 3), (GPU, 1, 4), (GPU, 4, 3), (replace(GPU, cores=64), 1, 8), (GPU, 2, 3)],
+)
+def test_a_gpu_is_fed_by_as_many_cores_as_its_process_has(
+    device: Device, processes: int, count: int, on: Callable[[Device], None]
+) -> None:
+    on(device)
+    assert blocks_in_flight(MapOptions(), processes) == count
+    assert blocks_in_flight(replace(OPTIONS, threads=5), processes) == 5
+
+
+@pytest.mark.parametrize(
+    ("torch", "on_gpu"), [("2.14.1+cpu", False), ("2.14.1+cu130", True), ("2.14.1", True)]
+)
+def test_a_card_counts_only_for_a_torch_that_knows_it(
+    torch: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsiseg.forecast.visible_gpus", lambda: ["0"])
+    monkeypatch.setattr("wsiseg.forecast.version", lambda _: torch)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert Device.of(MapOptions()).on_gpu is on_gpu

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from wsiseg.device import choose_device
+from wsiseg.ensemble import TorchPredictor
 from wsiseg.errors import BundleError, DeviceError
-from wsiseg.model import Network, TorchPredictor, build_network, load_fold, save_fold
+from wsiseg.model import Network, build_network, load_fold, save_fold
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CPU = torch.device("cpu")

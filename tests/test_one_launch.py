@@ -1,16 +1,23 @@
 import logging
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
 from wsiseg.device import cast_once
+from wsiseg.ensemble import TorchPredictor
 from wsiseg.errors import DeviceError
-from wsiseg.model import TorchPredictor, build_network
+from wsiseg.model import build_network
 from wsiseg.one_launch import OneLaunch, Recorded, Run
 from wsiseg.spread import mean_and_spread
+from wsiseg.transfer import Transfers
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -147,3 +154,68 @@ def test_an_ensemble_in_one_launch_sums_up_as_its_folds_do() -> None:
         next(networks[1].parameters())[0] = float("nan")
     with pytest.raises(DeviceError, match="no numbers"):
         predictor.stats(rgb_BYX3)
+
+
+class Held:
+    """A turn that knows whether it is held."""
+
+    def __init__(self) -> None:
+        self.held, self.turns = False, 0
+
+    def __enter__(self) -> None:
+        self.held, self.turns = True, self.turns + 1
+
+    def __exit__(self, *_: object) -> None:
+        self.held = False
+
+
+def test_the_device_is_had_while_it_computes_and_not_while_arrays_travel() -> None:
+    turn, seen = Held(), []
+
+    class Watched(Transfers):
+        def up(self, array: npt.NDArray[Any]) -> Tensor:
+            seen.append(("up", turn.held))
+            return super().up(array)
+
+        def down(self, tensor: Tensor) -> npt.NDArray[Any]:
+            seen.append(("down", turn.held))
+            return super().down(tensor)
+
+    def replay(run: Run, held: Tensor) -> Recorded:
+        answers = run(held)
+        return lambda: seen.append(("computed", turn.held)), answers
+
+    predictor = TorchPredictor([build_network("mobilenet_v2", mean=MEAN, std=STD)], CPU, batch=1, fp32=True)
+    predictor._transfers, predictor._launch = Watched(CPU), OneLaunch(CPU, replay)
+    predictor.batch = 2
+    predictor.stats(np.zeros((2, 64, 64, 3), np.uint8), turn)
+    assert set(seen) == {("up", False), ("computed", True), ("down", False)}
+    assert turn.turns == 1
+
+
+def test_an_array_for_which_the_device_has_no_room_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    array, errors = np.arange(6, dtype=np.uint8), iter((torch.OutOfMemoryError(), RuntimeError("broken")))
+    transfers = Transfers(CPU)
+    transfers._stream = object()
+
+    def full(_: Tensor) -> NoReturn:
+        raise next(errors)
+
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(Tensor, "pin_memory", full)
+    assert np.array_equal(transfers.up(array).numpy(), array)
+    with pytest.raises(RuntimeError, match="broken"):
+        transfers.up(array)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu_blocks_that_overlap_have_the_bits_of_blocks_one_by_one() -> None:
+    torch.manual_seed(0)
+    networks = [build_network("mit_b0", mean=MEAN, std=STD) for _ in range(2)]
+    predictor = TorchPredictor(networks, torch.device("cuda"), batch=4, fp32=False)
+    rgb_NBYX3 = np.random.default_rng(0).integers(0, 256, (24, 4, 256, 256, 3), np.uint8)
+    one_by_one = [predictor.stats(rgb_BYX3) for rgb_BYX3 in rgb_NBYX3]
+    turn = threading.Lock()
+    with ThreadPoolExecutor(6) as pool:
+        overlapping = list(pool.map(lambda rgb_BYX3: predictor.stats(rgb_BYX3, turn), rgb_NBYX3))
+    assert all(map(np.array_equal, one_by_one, overlapping))

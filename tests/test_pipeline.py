@@ -2,6 +2,8 @@
 
 import math
 import pickle
+import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -277,8 +279,11 @@ def test_a_predictor_that_sums_up_gives_the_same_map(tmp_path: Path) -> None:
     class SummingUp(BlurPredictor):
         sums_up = True
 
-        def stats(self, rgb_BYX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-            return fold_stats(torch.from_numpy(self(rgb_BYX3)))[0].numpy()
+        def stats(
+            self, rgb_BYX3: npt.NDArray[np.uint8], turn: AbstractContextManager[object]
+        ) -> npt.NDArray[np.uint8]:
+            with turn:
+                return fold_stats(torch.from_numpy(self(rgb_BYX3)))[0].numpy()
 
     slide, maps = ArraySlide(noise(7, 40, 90)), []
     plan = make_plan(slide, core=16, margin=3, per_block=2)
@@ -288,6 +293,37 @@ def test_a_predictor_that_sums_up_gives_the_same_map(tmp_path: Path) -> None:
         maps.append(canvas.read(Box(0, 0, 90, 40)))
     assert maps[0][0].any()
     assert np.array_equal(maps[0], maps[1])
+
+
+class Device(BlurPredictor):
+    """Sums up as a GPU does, and sees whether a block goes there while another has its turn."""
+
+    sums_up = True
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.computing, self.met, self.at_once = 0, threading.Event(), 0
+
+    def stats(
+        self, rgb_BYX3: npt.NDArray[np.uint8], turn: AbstractContextManager[object]
+    ) -> npt.NDArray[np.uint8]:
+        if self.computing:  # this is the way there
+            self.met.set()
+        with turn:
+            self.computing += 1
+            self.at_once = max(self.at_once, self.computing)
+            self.met.wait(5)
+            self.computing -= 1
+        return fold_stats(torch.from_numpy(self(rgb_BYX3)))[0].numpy()
+
+
+def test_a_block_goes_to_the_device_while_another_has_its_turn(tmp_path: Path) -> None:
+    slide, device = ArraySlide(noise(7, 40, 90)), Device()
+    plan = make_plan(slide, core=16, margin=3, per_block=2)
+    _, results = run(tmp_path, slide, device, plan, mapper=in_threads(2))
+    assert device.met.is_set()
+    assert device.at_once == 1
+    assert all({"network", "device idle"} <= set(result.seconds) for result in results)
 
 
 def test_settings_that_change_a_pixel_change_the_key() -> None:

@@ -8,8 +8,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import special
 
 from wsiseg.device import choose_device
+from wsiseg.ensemble import TorchPredictor
 from wsiseg.errors import BundleError
-from wsiseg.model import TorchPredictor, build_network
+from wsiseg.model import build_network
 from wsiseg.train.calibration import LogitCounts, fit_temperature, reliability
 
 PROBS = arrays(np.float32, (5, 7), elements=st.floats(0, 1, width=32))

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from wsiseg.bundle import load_spec, verify_files
+from wsiseg.ensemble import load_ensemble
 from wsiseg.errors import DataError, OutputError, UsageError
-from wsiseg.model import build_network, load_ensemble
+from wsiseg.model import build_network
 from wsiseg.train.evaluate import Question, as_json, evaluate, labelled, unseen_by
 from wsiseg.train.experiment import Experiment, plan_folds, plan_table
 from wsiseg.train.machine import Machine

@@ -11,9 +11,10 @@ import torch
 
 from wsiseg import machine
 from wsiseg.bundle import find_bundle
+from wsiseg.ensemble import TorchPredictor, load_ensemble
 from wsiseg.errors import DeviceError
 from wsiseg.geometry import Box
-from wsiseg.model import TorchPredictor, build_network, load_ensemble
+from wsiseg.model import build_network
 from wsiseg.readers import open_slide
 from wsiseg.vino import OpenVinoPredictor, on_engine
 

@@ -112,7 +112,7 @@ def _try(spec: BundleSpec, bundle: str, device: str) -> None:
     """
     import numpy as np
 
-    from wsiseg.model import load_ensemble
+    from wsiseg.ensemble import load_ensemble
 
     rgb_BYX3 = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3)).astype(np.uint8)
     prob_FBYX = load_ensemble(find_bundle(bundle), device=device)(rgb_BYX3)

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,14 +25,14 @@ from wsiseg.geometry import L0, Box
 from wsiseg.machine import cores, gpu_name, processor_name, takes_openvino, visible_gpus
 from wsiseg.manifest import write_whole
 from wsiseg.options import MapOptions
-from wsiseg.pipeline import Predict, stats_where_it_is
+from wsiseg.pipeline import Predict, predicted, timed
 from wsiseg.plan import Plan
 from wsiseg.resample import resize
 from wsiseg.shrink import shrinks
 from wsiseg.slide import Slide
 from wsiseg.tissue import OVERVIEW_DOWNSAMPLE
 
-__all__ = ["Device", "network_rate", "read_rate", "seconds_of"]
+__all__ = ["Device", "blocks_in_flight", "network_rate", "read_rate", "seconds_of"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ BUSY = 1.3
 """A pass has a core to itself; where it takes so many times its processor's time, others want that core."""
 SIDE_PX = 1500
 """Pixels of a coarse level, along an axis, that are read to see how fast that goes."""
+IN_FLIGHT, MOST_IN_FLIGHT = 3, 8
+"""Blocks in flight: on a CPU, which reads and computes in turn, and at most on a GPU, which would wait."""
 TWICE = 1.05
 """So much more than the cores of patches is read: the slide's rim, and what no neighbour had kept."""
 
@@ -62,9 +65,18 @@ class Device:
         """The device that options mean, told without loading torch."""
         kind = options.device
         if kind == "auto":
-            kind = "cuda" if visible_gpus() else "mps" if sys.platform == "darwin" else "cpu"
+            on_cuda = visible_gpus() and not version("torch").endswith("+cpu")
+            kind = "cuda" if on_cuda else "mps" if sys.platform == "darwin" else "cpu"
         name = gpu_name(kind) if kind.startswith("cuda") else processor_name()
         return cls(name if kind != "mps" else f"{name} GPU", kind != "cpu", cores())
+
+
+def blocks_in_flight(options: MapOptions, processes: int = 1) -> int:
+    """How many blocks each of so many processes of this machine has in work: what was chosen, or will do."""
+    if options.threads is not None:
+        return options.threads
+    device = Device.of(options)
+    return max(IN_FLIGHT, min(device.cores // processes, MOST_IN_FLIGHT)) if device.on_gpu else IN_FLIGHT
 
 
 def seconds_of(
@@ -79,7 +91,7 @@ def seconds_of(
     canvas_mpx = patches * plan.grid.core**2 / 1e6
     rest_s = REST_S + REST_OF_FOLD_S * (1 if device.on_gpu else len(plan.spec.folds))  # it sums them up
     core_s = 0.0 if read_s is None else canvas_mpx * (read_s * TWICE * (factor / level) ** 2 + rest_s)
-    beside = core_s / min(device.cores, options.threads)
+    beside = core_s / min(device.cores, blocks_in_flight(options))
     network = patches * len(plan.spec.folds) * network_s
     if device.on_gpu:
         return max(network, beside)
@@ -134,14 +146,14 @@ def network_rate(plan: Plan, options: MapOptions, load: Callable[[], Predict]) -
     known = _remembered()
     if key in known:
         return known[key]
-    loaded = load()
-    predict = stats_where_it_is(loaded) or loaded  # as a block is asked for
+    predict = load()
     count = min(options.batch, plan.grid.per_block**2) if device.on_gpu else device.cores
     noise_BYX3 = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
-    predict(noise_BYX3[:1] if not device.on_gpu else noise_BYX3)
-    start, start_cpu = time.perf_counter(), time.process_time()
-    predict(noise_BYX3)
-    wall, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    predicted(predict, noise_BYX3[:1] if not device.on_gpu else noise_BYX3, nullcontext())
+    seconds: dict[str, float] = {}
+    start_cpu = time.process_time()
+    predicted(predict, noise_BYX3, timed(seconds, "network"))
+    wall, cpu = seconds["network"], time.process_time() - start_cpu
     taken = (wall if device.on_gpu else cpu) / count
     if not device.on_gpu and wall * count > BUSY * cpu:
         log.warning("other work is running: the forecast is rough, and is measured again the next time")

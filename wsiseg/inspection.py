@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from wsiseg.bundle import find_bundle, load_spec, with_folds
 from wsiseg.drawn import drawn_tissue
-from wsiseg.forecast import Device, network_rate, read_rate, seconds_of
+from wsiseg.forecast import Device, blocks_in_flight, network_rate, read_rate, seconds_of
 from wsiseg.location import Location
 from wsiseg.manifest import Canvas, Model, SlideFacts, describe
 from wsiseg.nodata import from_afar
@@ -107,7 +107,7 @@ def inspect_slide(path: Location, options: MapOptions) -> Inspection:
         patches_in_all=plan.grid.patches,
         blocks=sum(map(bool, wanted)),
         blocks_in_all=len(plan.grid),
-        memory_bytes=plan.peak_bytes(options.threads, _passes(options, plan)),
+        memory_bytes=plan.peak_bytes(blocks_in_flight(options), _passes(options, plan)),
         disk_bytes=plan.disk_bytes(patches),
         seconds=look_s + whole_s,
         network_seconds=network_alone_s,

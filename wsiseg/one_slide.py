@@ -60,7 +60,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to do with a slide; the same for every slide of a batch."""
+    """What to do with a slide; the same for every slide of a batch.
+
+    ``in_flight`` is how many blocks a process has in work, of which all but one may be read.
+    """
 
     spec: BundleSpec
     ensemble: Recipe[Predict]
@@ -69,6 +72,7 @@ class Job:
     outlining: Outlining
     overwrite: bool
     mapper: Mapper
+    in_flight: int = 1
     stop: threading.Event = field(default_factory=threading.Event)
 
     def plan(self, slide: SlideInfo, drawn: Drawn | None = None) -> Plan:
@@ -165,7 +169,7 @@ class _InWork:
         for done, block in enumerate(blocks, 1):
             if not block.resumed:
                 megapixels += block.done.patches * self.plan.grid.core**2 / 1e6
-            read_s += block.seconds.get("read", 0.0) / self.job.map_options.threads
+            read_s += block.seconds.get("read", 0.0) / self.job.in_flight
             network_s += block.seconds.get("network", 0.0)
             seconds = time.perf_counter() - start
             on_progress(Progress(done, total, seconds, megapixels, read_s, network_s))
@@ -224,7 +228,7 @@ class _InWork:
 
     def _map_options(self) -> dict[str, Any]:
         """As chosen, but for the regions' folder: a record names no path."""
-        chosen = asdict(self.job.map_options)
+        chosen = {**asdict(self.job.map_options), "threads": self.job.in_flight}
         return chosen if self.drawn is None else {**chosen, "tissue": self.drawn.name}
 
     def _manifest(self, results: list[BlockResult], seen: Seen, lost: list[Box[L0]]) -> SlideManifest:

@@ -121,8 +121,12 @@ class MapOptions:
     skip_unreadable: bool = _option(
         False, "Leave regions that cannot be decoded empty, and name them, instead of failing the slide."
     )
-    threads: int = _option(
-        3, "Blocks in flight: one on the device, the others being read.", metavar="N", range=(1, None)
+    threads: int | None = _option(
+        None,
+        "Blocks in flight: one on the device, the others being read. By default 3, and for a GPU as many as "
+        "each process has cores, up to 8.",
+        metavar="N",
+        range=(1, None),
     )
     read_timeout: float = _option(
         600.0, "Give a slide up that gives no pixels for so many seconds.", metavar="S", range=(0, None)

@@ -8,7 +8,7 @@ outlines. It may run twice, anywhere, and leaves the same bytes.
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,9 @@ __all__ = [
     "Work",
     "numerics_of",
     "plan_work",
+    "predicted",
     "segment",
-    "stats_where_it_is",
+    "timed",
 ]
 
 BLOCKS_A_TRIM = 16
@@ -104,12 +105,13 @@ class _Device:
 
     @contextmanager
     def turn(self, key: str, seconds: dict[str, float]) -> Iterator[None]:
-        """Have the device; ``seconds`` is told how long it stood idle since a block with this key."""
+        """Have the device; ``seconds`` is told how long, and how long it stood idle before, with this key."""
         with self._lock:
             last, free_since = self._last
             seconds["device idle"] = time.perf_counter() - free_since if last == key else 0.0
             try:
-                yield
+                with timed(seconds, "network"):
+                    yield
             finally:
                 self._last = key, time.perf_counter()
 
@@ -142,13 +144,13 @@ class BlockTask:
             done, resumed, map_CYX = work.done, True, self.map.read(block.core)
         else:
             map_CYX, lost = self._predict(block, work.patches, seconds)
-            with _timed(seconds, "write"):
+            with timed(seconds, "write"):
                 sha256 = self.map.write(block, map_CYX)
                 if self.plan.sparing:
                     self.map.write_unreadable(block, lost)
             lost_px = tuple((box.x, box.y, box.w, box.h) for box in lost)
             done, resumed = Done(work.row, work.column, sha256, len(work.patches), lost_px), False
-        with _timed(seconds, "outline"):
+        with timed(seconds, "outline"):
             regions = outline(*map_CYX, threshold_u8=self.threshold_u8, x=block.core.x, y=block.core.y)
         hand_back_memory(every=BLOCKS_A_TRIM)
         return BlockResult(done, regions, seconds, resumed)
@@ -158,14 +160,11 @@ class BlockTask:
     ) -> tuple[npt.NDArray[np.uint8], list[Box[Canvas]]]:
         """The block's map, and the places in it of which nothing is known: the map is 0 there."""
         patches = [block.patches[number] for number in wanted]
-        with _timed(seconds, "read"):
+        with timed(seconds, "read"):
             rgb_BYX3, unread = self._read(patches)
-        with ExitStack() as held:
-            predict = held.enter_context(PREDICTORS.use(self.predictor))
+        with PREDICTORS.use(self.predictor) as predict:
             _same_numerics(predict, self.plan)
-            held.enter_context(_DEVICE.turn(self.plan.key, seconds))
-            with _timed(seconds, "network"):
-                stats_of = _predicted(predict, rgb_BYX3)
+            stats_of = predicted(predict, rgb_BYX3, _DEVICE.turn(self.plan.key, seconds))
         map_CYX = np.zeros((2, block.core.h, block.core.w), np.uint8)
         for number, patch in enumerate(patches):  # one by one: the sums take five times the memory
             rows, columns = patch.core.within(block.core)
@@ -187,29 +186,22 @@ class BlockTask:
             raise SlideReadError(late) from error
 
 
-def stats_where_it_is(predict: Predict) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None:
-    """What gives the folds' mean and disagreement (2, B, Y, X) from where the network is.
-
-    None for a predictor that does not ``sums_up`` its folds there.
-    """
-    if not getattr(predict, "sums_up", False):
-        return None
-    stats: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] = predict.stats  # type: ignore[attr-defined]
-    return stats
-
-
-def _predicted(
-    predict: Predict, rgb_BYX3: npt.NDArray[np.uint8]
+def predicted(
+    predict: Predict, rgb_BYX3: npt.NDArray[np.uint8], turn: AbstractContextManager[object]
 ) -> Callable[[int, tuple[slice, slice]], npt.NDArray[np.uint8]]:
     """Run the network; return what gives the mean and spread (2, Y, X) of a part of a patch, by its number.
+
+    The device is had for ``turn`` while it computes. A predictor that ``sums_up`` its folds where it is, far
+    from the memory, has it no longer than that.
 
     Raises:
         DeviceError: the network gives no numbers.
     """
-    if stats := stats_where_it_is(predict):
-        stats_CBYX = stats(rgb_BYX3)
+    if getattr(predict, "sums_up", False):
+        stats_CBYX = predict.stats(rgb_BYX3, turn)  # type: ignore[attr-defined]
         return lambda number, part: stats_CBYX[:, number, *part]
-    prob_FBYX = predict(rgb_BYX3)
+    with turn:
+        prob_FBYX = predict(rgb_BYX3)
     if np.isnan(prob_FBYX.min(initial=1)):
         raise DeviceError(NO_NUMBERS)
     return lambda number, part: mean_and_spread(prob_FBYX[:, number, *part])
@@ -233,7 +225,8 @@ def numerics_of(predictor: Recipe[Predict]) -> str:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the wall time of what is done inside to a stage's."""
     start = time.perf_counter()
     try:
         yield

@@ -64,9 +64,9 @@ class EnsembleRecipe:
         """Load the weights; torch is loaded here and nowhere before.
 
         Raises:
-            BundleError, DeviceError: see ``wsiseg.model.load_ensemble`` and ``wsiseg.vino.on_engine``.
+            BundleError, DeviceError: see ``wsiseg.ensemble.load_ensemble`` and ``wsiseg.vino.on_engine``.
         """
-        from wsiseg.model import load_ensemble  # noqa: PLC0415 - only where a network is run
+        from wsiseg.ensemble import load_ensemble  # noqa: PLC0415 - only where a network is run
         from wsiseg.vino import on_engine  # noqa: PLC0415
 
         predictor = load_ensemble(

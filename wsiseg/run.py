@@ -15,6 +15,7 @@ from wsiseg.bundle import BundleSpec, find_bundle, load_spec, with_folds
 from wsiseg.drawn import check_tissue_option
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.export import outlining
+from wsiseg.forecast import blocks_in_flight
 from wsiseg.inputs import SlideInput
 from wsiseg.kept import Recipe
 from wsiseg.location import printable
@@ -80,7 +81,8 @@ class Batch:
         try:
             with self._workers() as (mapper, at_once):
                 (numerics,) = mapper(numerics_of, [ensemble])
-                job = Job(spec, ensemble, numerics, self.map_options, how, self.overwrite, mapper)
+                in_flight = self._in_flight()
+                job = Job(spec, ensemble, numerics, self.map_options, how, self.overwrite, mapper, in_flight)
                 side_by_side = serially if len(slides) == 1 else in_threads(at_once)
                 outcomes = side_by_side(lambda slide: self._one(slide, job, on_progress), slides)
                 try:
@@ -104,7 +106,7 @@ class Batch:
     @contextmanager
     def _workers(self) -> Iterator[tuple[Mapper, int]]:
         """Who does the blocks, and how many slides to have begun at a time."""
-        how, threads = self.cluster, self.map_options.threads
+        how, threads = self.cluster, self._in_flight()
         if how.scheduler:
             with existing_cluster(how.scheduler, tls=_tls(how)) as client:
                 yield in_dask(client), MOST_SLIDES_AT_ONCE
@@ -115,6 +117,9 @@ class Batch:
                 yield in_dask(client), min(how.workers + 1, MOST_SLIDES_AT_ONCE)
         else:
             yield in_threads(threads), 2
+
+    def _in_flight(self) -> int:
+        return blocks_in_flight(self.map_options, max(1, self.cluster.workers or 0))
 
     def _one(
         self, slide: SlideInput, job: Job, on_progress: Callable[[SlideInput, Progress], None]

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from wsiseg.ensemble import TorchPredictor
 from wsiseg.errors import DeviceError
 from wsiseg.machine import takes_openvino
-from wsiseg.model import Network, TorchPredictor
+from wsiseg.model import Network
 from wsiseg.options import Engine
 
 __all__ = ["OpenVinoPredictor", "on_engine"]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.bundle import BundleSpec
-from wsiseg.model import TorchPredictor, load_ensemble
+from wsiseg.ensemble import TorchPredictor, load_ensemble
 from wsiseg.train.calibration import LogitCounts
 from wsiseg.train.cases import Case
 from wsiseg.train.data import load_samples

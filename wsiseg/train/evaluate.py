@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.bundle import BundleSpec, find_bundle, load_spec
+from wsiseg.ensemble import TorchPredictor, load_ensemble
 from wsiseg.errors import DataError, UsageError
-from wsiseg.model import TorchPredictor, load_ensemble
 from wsiseg.train.calibration import Reliability, reliability
 from wsiseg.train.cases import Case, limited, read_cases, tasks_of
 from wsiseg.train.data import Sample, load_samples

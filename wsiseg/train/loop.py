@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from wsiseg.ensemble import Predictor, TorchPredictor
 from wsiseg.errors import DataError, OutputError, UsageError
-from wsiseg.model import Network, Predictor, TorchPredictor, save_fold
+from wsiseg.model import Network, save_fold
 from wsiseg.resample import Kernel
 from wsiseg.train.augment import shift_colour
 from wsiseg.train.data import Batch, Sample, epoch_batches, plan_epoch

@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from wsiseg.bundle import load_spec
 from wsiseg.device import choose_device
-from wsiseg.model import TorchPredictor, build_network, load_fold
+from wsiseg.ensemble import TorchPredictor
+from wsiseg.model import build_network, load_fold
 from wsiseg.train.cases import Case, read_cases
 from wsiseg.train.compare import Run
 from wsiseg.train.data import Sample, load_samples

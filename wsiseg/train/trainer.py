@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from wsiseg.bundle import find_bundle, load_spec
+from wsiseg.ensemble import TorchPredictor
 from wsiseg.errors import OutputError, UsageError
-from wsiseg.model import Network, TorchPredictor, build_network, load_fold, save_fold
+from wsiseg.model import Network, build_network, load_fold, save_fold
 from wsiseg.train.cases import tasks_of
 from wsiseg.train.data import Sample, load_samples
 from wsiseg.train.experiment import Experiment, file_name, plan_folds
