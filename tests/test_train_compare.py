@@ -205,3 +205,11 @@ def test_a_page_of_no_case_is_not_written_but_said(tmp_path: Path, caplog: pytes
         write_worst(tmp_path, [found], tmp_path / "own", 2, device="cpu")
     assert "has none of its images, such as t1/d/image/0.png" in caplog.text
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_runs_in_folders_of_one_name_have_a_page_each(tmp_path: Path) -> None:
+    found = with_images(tmp_path)
+    write_worst(tmp_path, [found, replace(found, strategy="union")], tmp_path, 1, device="cpu")
+    names = {path.name for path in tmp_path.glob("worst-*.png")}
+    name, task = found.folder.name, found.task
+    assert names == {f"worst-{name}-{found.strategy}-{task}.png", f"worst-{name}-union-{task}.png"}

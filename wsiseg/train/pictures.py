@@ -1,6 +1,7 @@
 """Pictures of a comparison: each fold's mean Dice as a dot, and the worst cases side by side."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from wsiseg.model import build_network, load_fold
 from wsiseg.train.cases import Case, read_cases
 from wsiseg.train.compare import Run
 from wsiseg.train.data import Sample, load_samples
+from wsiseg.train.experiment import file_name
 from wsiseg.train.loop import predict
 from wsiseg.train.metrics import Score, summary
 from wsiseg.train.strategies import STRATEGIES
@@ -73,6 +75,7 @@ def write_worst(
 ) -> None:
     """Write each run's page of worst cases, ``worst-<folder>.png``; of a run that shares none, say so.
 
+    Where folders of one name are compared, strategy and task stand in it too.
     ``image_mpp`` is taken for images of which no manifest says it; None is what each run was trained with.
 
     Raises:
@@ -83,13 +86,16 @@ def write_worst(
     def cases_at(mpp: float) -> tuple[Case, ...]:
         return read_cases(data, image_mpp=mpp)
 
+    named = Counter(run.folder.name for run in runs)
     for run in runs:
+        name = run.folder.name
+        name += f"-{run.strategy}-{file_name(run.task)}" if named[name] > 1 else ""
         cases = cases_at(run.image_mpp if image_mpp is None else image_mpp)
         if not {case.key for case in cases} & {score.key for score in run.scores}:
             names = (run.folder, data, run.scores[0].key)
             log.warning("%s: no page of worst cases, %s has none of its images, such as %s", *names)
             continue
-        draw_worst(run, cases, count, device=device).save(out / f"worst-{run.folder.name}.png")
+        draw_worst(run, cases, count, device=device).save(out / f"worst-{name}.png")
 
 
 def draw_worst(run: Run, cases: Sequence[Case], count: int, *, device: str = "auto") -> Image.Image:
