@@ -4,12 +4,15 @@
     python scripts/bench_network.py --engine openvino                   # likewise, with the extra openvino
     python scripts/bench_network.py --device cuda --encoder mit_b0 --encoder mit_b2 --folds 1 --folds 5
     python scripts/bench_network.py --device cuda --slide slide.svs
+    python scripts/bench_network.py --stand-in 20 --stand-in 40 --slide slide.svs
 
 Weights are random: what is computed does not depend on them. Per encoder and number of folds: patches a
 second of the network alone, TFLOP/s beside what one large matrix product reaches on the device, and how
 many times faster than the same network as smp has it, in float32, in the same run. With ``--slide``
 also patches a second of a whole run over that slide, and what share of the network's own rate that is.
 On a CPU processor time is compared, of one core for each forward pass, so a busy machine harms little.
+``--stand-in`` measures the same share with a device that takes so many ms for a patch and nothing of the
+processor, as a GPU does: whether this machine's cores would keep one of that speed busy.
 """
 
 import argparse
@@ -17,10 +20,11 @@ import copy
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +44,7 @@ from wsiseg.vino import on_engine
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WHOLE_SLIDE_PATCHES = round(0.3 * 100_000 * 80_000 / (768 * 1500 / 1024) ** 2)
 """Patches of a slide of 100,000 x 80,000 px at 0.5 um of which 30 % are tissue, its rims left out."""
+COARSE = 32
 MATRIX = {"cuda": 8192, "cpu": 2048, "mps": 4096}
 
 
@@ -47,11 +52,29 @@ MATRIX = {"cuda": 8192, "cpu": 2048, "mps": 4096}
 class Ready:
     """A recipe that hands out a predictor."""
 
-    predictor: TorchPredictor
+    predictor: "TorchPredictor | StandIn"
 
-    def __call__(self) -> TorchPredictor:
+    def __call__(self) -> Any:
         """The predictor."""
         return self.predictor
+
+
+@dataclass(frozen=True, eq=False)
+class StandIn:
+    """A device that takes so long for a patch, and nothing of the processor; tumour is what is dark."""
+
+    ms_per_patch: float
+    sums_up: ClassVar[bool] = True
+
+    def stats(
+        self, rgb_BYX3: npt.NDArray[np.uint8], turn: AbstractContextManager[object]
+    ) -> npt.NDArray[np.uint8]:
+        """Wait for as long as it would take."""
+        with turn:
+            time.sleep(self.ms_per_patch / 1000 * len(rgb_BYX3))
+        dark_BYX = 255 - rgb_BYX3[:, ::COARSE, ::COARSE, 1]
+        mean_BYX = dark_BYX.repeat(COARSE, axis=1).repeat(COARSE, axis=2)
+        return np.stack([mean_BYX, np.zeros_like(mean_BYX)])
 
 
 def plain(network: Network) -> Network:
@@ -148,13 +171,13 @@ def measure(encoder: str, folds: int, given: argparse.Namespace) -> dict[str, An
 
 
 def end_to_end(
-    predictor: TorchPredictor, folds: int, given: argparse.Namespace, alone: float
+    predictor: TorchPredictor | StandIn, folds: int, given: argparse.Namespace, alone: float
 ) -> dict[str, Any]:
     """Patches a second of a run over the slide, reading, writing and outlining included."""
     files = tuple(FoldFile(file=f"fold-{n}.safetensors", sha256=f"{n:064}") for n in range(folds))
     spec = BundleSpec(name="random", encoder="mit_b0", folds=files, licence="none", trained_on="nothing")
     options = MapOptions(
-        device=given.device,
+        device="cuda" if isinstance(predictor, StandIn) else given.device,
         batch=given.batch,
         block=given.block,
         threads=given.readers,
@@ -177,6 +200,19 @@ def end_to_end(
     }
 
 
+def measured(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the rates of each encoder with each number of folds."""
+    for encoder in given.encoder or ["mit_b0"]:
+        for folds in given.folds or [1]:
+            yield measure(encoder, folds, given)
+
+
+def stood_in(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield what a run over the slide takes with devices that only take their time."""
+    for ms in given.stand_in:
+        yield {"stand_in_ms_per_patch": ms} | end_to_end(StandIn(ms), 1, given, 1000 / ms)
+
+
 def main() -> None:
     """Read the options, measure each pair, print it."""
     parser = argparse.ArgumentParser(
@@ -195,16 +231,14 @@ def main() -> None:
     parser.add_argument("--slide", type=Path, help="a slide to run over from end to end")
     parser.add_argument("--slide-mpp", type=float)
     parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--stand-in", action="append", type=float, metavar="MS", help="may be given again")
     given = parser.parse_args()
+    if given.stand_in and not given.slide:
+        parser.error("--stand-in is for a run over a slide: give --slide")
     every = []
-    for encoder in given.encoder or ["mit_b0"]:
-        for folds in given.folds or [1]:
-            every.append(measure(encoder, folds, given))
-            print(
-                json.dumps(
-                    {k: round(v, 3) if isinstance(v, float) else v for k, v in every[-1].items()}, indent=1
-                )
-            )
+    for found in stood_in(given) if given.stand_in else measured(given):
+        every.append(found)
+        print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}, indent=1))
     if given.json:
         given.json.write_text(json.dumps(every, indent=1))
 
