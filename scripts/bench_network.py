@@ -144,10 +144,11 @@ def measure(encoder: str, folds: int, given: argparse.Namespace) -> dict[str, An
     count = predictor.at_once if device.type == "cpu" else given.batch
     noise_BYX3 = np.random.default_rng(0).integers(0, 256, (count, given.side, given.side, 3), np.uint8)
 
+    there = torch.from_numpy(noise_BYX3 if device.type != "cpu" else noise_BYX3[:1]).to(device)
+
     def as_smp_has_it() -> None:
         with torch.inference_mode():
-            some = noise_BYX3 if device.type != "cpu" else noise_BYX3[:1]
-            torch.sigmoid(bare(torch.from_numpy(some).to(device).permute(0, 3, 1, 2))).cpu()
+            torch.sigmoid(bare(there.permute(0, 3, 1, 2)))
 
     ours_s = own_seconds(predictor, noise_BYX3, given.rounds) / count
     plain_s = seconds(as_smp_has_it, device, given.rounds) / (1 if device.type == "cpu" else count)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wsiseg.device import cast_once
-from wsiseg.ensemble import TorchPredictor
+from wsiseg.ensemble import BLOCKS_THERE, TorchPredictor
 from wsiseg.errors import DeviceError
 from wsiseg.model import build_network
 from wsiseg.one_launch import OneLaunch, Recorded, Run
@@ -196,16 +196,49 @@ def test_the_device_is_had_while_it_computes_and_not_while_arrays_travel() -> No
 def test_an_array_for_which_the_device_has_no_room_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     array, errors = np.arange(6, dtype=np.uint8), iter((torch.OutOfMemoryError(), RuntimeError("broken")))
     transfers = Transfers(CPU)
-    transfers._stream = object()
+    transfers._there = object()
 
     def full(_: Tensor) -> NoReturn:
         raise next(errors)
 
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(Tensor, "pin_memory", full)
     assert np.array_equal(transfers.up(array).numpy(), array)
     with pytest.raises(RuntimeError, match="broken"):
         transfers.up(array)
+
+
+def test_no_more_than_the_next_block_is_on_the_device_before_its_turn() -> None:
+    there, most, seen = 0, 0, threading.Condition()
+
+    class Counted(Transfers):
+        def up(self, array: npt.NDArray[Any]) -> Tensor:
+            nonlocal there, most
+            with seen:
+                there += 1
+                most = max(most, there)
+                seen.notify_all()
+            return super().up(array)
+
+    class Turn:
+        def __enter__(self) -> None:
+            lock.acquire()
+            with seen:
+                seen.wait_for(lambda: there > BLOCKS_THERE, 0.1)
+
+        def __exit__(self, *_: object) -> None:
+            nonlocal there
+            with seen:
+                there -= 1
+            lock.release()
+
+    lock = threading.Lock()
+    predictor = TorchPredictor([build_network("mobilenet_v2", mean=MEAN, std=STD)], CPU, batch=1, fp32=True)
+    predictor._transfers, predictor._launch = Counted(CPU), OneLaunch(CPU, LikeAGraph())
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(lambda _: predictor.stats(np.zeros((1, 64, 64, 3), np.uint8), Turn()), range(5)))
+    assert most == BLOCKS_THERE
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

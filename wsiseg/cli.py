@@ -122,6 +122,7 @@ def segment(
 
     Example: wsiseg segment *.svs -o results --device cuda
     """
+    from wsiseg.forecast import blocks_in_flight
     from wsiseg.inputs import find_slides
     from wsiseg.run import Batch
 
@@ -129,10 +130,12 @@ def segment(
     map_options, polygon_options = taken(MapOptions, options), taken(PolygonOptions, options)
     where = taken(InputOptions, options)
     inputs = find_slides(slides, recursive=where.recursive, slide_list=where.slide_list)
-    if dry_run:
-        _inspect(tuple(one.path for one in inputs), map_options, as_json=as_json)
-        return
     cluster = taken(ClusterOptions, options).for_slides(len(inputs))
+    if dry_run:
+        in_flight = blocks_in_flight(map_options, cluster.workers or 1)
+        paths = tuple(one.path for one in inputs)
+        _inspect(paths, dataclasses.replace(map_options, threads=in_flight), as_json=as_json)
+        return
     batch = Batch(out, map_options, polygon_options, overwrite=overwrite, cluster=cluster)
     with _log_file(out), heeded():
         failed = _run(batch, inputs, said, fail_fast=fail_fast, as_json=as_json)

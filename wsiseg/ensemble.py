@@ -1,6 +1,7 @@
 """The ensemble: a bundle's folds on one device, uint8 patches in, probabilities or their summary out."""
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +26,9 @@ from wsiseg.transfer import Transfers
 __all__ = ["Predictor", "TorchPredictor", "load_ensemble", "only_to_predict"]
 
 log = logging.getLogger(__name__)
+
+BLOCKS_THERE = 2
+"""Blocks whose patches are in a GPU's memory: one in work, the next; more would only take its memory."""
 
 
 class Predictor(Protocol):
@@ -60,6 +64,7 @@ class TorchPredictor:
         self.at_once = cores() if device.type == "cpu" else 1
         self._launch = OneLaunch(device, InCudaGraphs())
         self._transfers = Transfers(device)
+        self._on_device = threading.BoundedSemaphore(BLOCKS_THERE)
 
     @property
     def numerics(self) -> str:
@@ -88,14 +93,16 @@ class TorchPredictor:
         """The folds' mean and disagreement (2, B, Y, X) uint8, as ``fold_stats`` makes them on the device.
 
         The device is taken for ``turn`` while it computes, not while patches go there and answers come back:
-        another thread's may go meanwhile.
+        those of one other thread are there before its own turn comes.
 
         Raises:
             DeviceError: not even one patch fits into its memory, or the network gives no numbers.
         """
-        given_BYX3 = self._transfers.up(rgb_BYX3)
-        with turn or nullcontext():
-            answers = self._in_batches(given_BYX3, self._summed_up)
+        with self._on_device:
+            given_BYX3 = self._transfers.up(rgb_BYX3)
+            with turn or nullcontext():
+                answers = self._in_batches(given_BYX3, self._summed_up)
+            del given_BYX3
         return np.concatenate([self._transfers.down(stats_CBYX) for stats_CBYX in answers], axis=1)
 
     def _all_folds(self, rgb_BYX3: Tensor) -> tuple[Tensor, Tensor]:

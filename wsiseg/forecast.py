@@ -138,7 +138,7 @@ def network_rate(plan: Plan, options: MapOptions, load: Callable[[], Predict]) -
     precision = "float32" if options.fp32 else "its best precision"
     precision += ", openvino" if takes_openvino(options.engine, on_cpu=not device.on_gpu) else ""
     batch = (
-        f", batches of {options.batch}, blocks of {plan.grid.per_block}"
+        f", computing batches of {options.batch}, blocks of {plan.grid.per_block}"
         if device.on_gpu
         else f", {device.cores} cores"
     )

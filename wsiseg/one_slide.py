@@ -227,7 +227,7 @@ class _InWork:
         return sum(block.patches[number].core.area for block, wanted in blocks for number in wanted)
 
     def _map_options(self) -> dict[str, Any]:
-        """As chosen, but for the regions' folder: a record names no path."""
+        """As chosen, or as was taken where nothing was; of the regions' folder its name: no path."""
         chosen = {**asdict(self.job.map_options), "threads": self.job.in_flight}
         return chosen if self.drawn is None else {**chosen, "tissue": self.drawn.name}
 

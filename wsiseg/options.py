@@ -123,8 +123,8 @@ class MapOptions:
     )
     threads: int | None = _option(
         None,
-        "Blocks in flight: one on the device, the others being read. By default 3, and for a GPU as many as "
-        "each process has cores, up to 8.",
+        "Blocks in flight: one on the device, the others being read. By default 3, for a GPU as many as "
+        "each process has cores, from 3 to 8.",
         metavar="N",
         range=(1, None),
     )

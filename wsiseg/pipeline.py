@@ -97,7 +97,10 @@ PREDICTORS = Kept(limit=1)
 
 
 class _Device:
-    """This process's device: it predicts for one block at a time, and stands idle in between."""
+    """This process's device: it predicts for one block at a time, and stands idle in between.
+
+    A GPU is idle, too, for as long as its turn's thread waits for Python's lock before it launches anything.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -79,9 +79,8 @@ class Batch:
         spec, ensemble = self.model or self._bundle()
         how = outlining(self.polygon_options, spec)
         try:
-            with self._workers() as (mapper, at_once):
+            with self._workers() as (mapper, at_once, in_flight):
                 (numerics,) = mapper(numerics_of, [ensemble])
-                in_flight = self._in_flight()
                 job = Job(spec, ensemble, numerics, self.map_options, how, self.overwrite, mapper, in_flight)
                 side_by_side = serially if len(slides) == 1 else in_threads(at_once)
                 outcomes = side_by_side(lambda slide: self._one(slide, job, on_progress), slides)
@@ -104,22 +103,20 @@ class Batch:
         return spec, EnsembleRecipe(folder, *how)
 
     @contextmanager
-    def _workers(self) -> Iterator[tuple[Mapper, int]]:
-        """Who does the blocks, and how many slides to have begun at a time."""
-        how, threads = self.cluster, self._in_flight()
+    def _workers(self) -> Iterator[tuple[Mapper, int, int]]:
+        """Who does the blocks, how many slides are begun at a time, and each process's blocks in flight."""
+        how = self.cluster
+        threads = blocks_in_flight(self.map_options, how.workers or 1)
         if how.scheduler:
             with existing_cluster(how.scheduler, tls=_tls(how)) as client:
-                yield in_dask(client), MOST_SLIDES_AT_ONCE
+                yield in_dask(client), MOST_SLIDES_AT_ONCE, max(client.nthreads().values(), default=1)
         elif how.workers:
             gpus = visible_gpus() if self.map_options.device in {"auto", "cuda"} else []
             share = max(1, cores() // how.workers)
             with local_cluster(how.workers, threads=threads, cores=share, gpus=gpus) as client:
-                yield in_dask(client), min(how.workers + 1, MOST_SLIDES_AT_ONCE)
+                yield in_dask(client), min(how.workers + 1, MOST_SLIDES_AT_ONCE), threads
         else:
-            yield in_threads(threads), 2
-
-    def _in_flight(self) -> int:
-        return blocks_in_flight(self.map_options, max(1, self.cluster.workers or 0))
+            yield in_threads(threads), 2, threads
 
     def _one(
         self, slide: SlideInput, job: Job, on_progress: Callable[[SlideInput, Progress], None]
