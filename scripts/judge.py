@@ -11,7 +11,8 @@ give a fresh WORK to check for good.
 
 SLIDES.csv lists slides without tumour (path, name, mpp), as for ``wsiseg segment --slide-list``.
 ``--left-out RUN`` adds the scores of a training with ``wsiseg train --leave-domain-out``.
-``--unseen DATA`` judges disagreement on the images there that no fold has seen, which flatters nobody.
+``--unseen DATA`` judges disagreement on the images there that no fold has seen, which flatters nobody, and
+adds the scores of domains of which no fold has seen any.
 """
 
 import argparse
@@ -86,7 +87,7 @@ def main() -> None:
         "device": bench.predictor.numerics,
         "limits": {"cases a domain": given.limit, "cases a domain for slides and shifts": given.some},
         "held_out": judged(held_out, spec.temperature),
-        "left_out": left_out(given.left_out),
+        "left_out": left_out(given.left_out) | unseen_domains(bench_of_it),
         "calibration": calibration,
         "shifts": shifts(bench, given.some),
         "slides": slides,
@@ -201,6 +202,18 @@ def left_out(runs: Sequence[Path]) -> Record:
     """The scores of domains that a training left out."""
     scores = [score for run in runs for score in read_scores(run)]
     return {domain: dataclasses.asdict(found) for domain, found in by_domain(scores).items()}
+
+
+def unseen_domains(bench: Bench) -> Record:
+    """The scores of domains of which no fold has learnt from any patient, each fold by itself."""
+    folds = len(bench.spec.fold_names)
+    learnt = {case.domain for case in bench.cases if len(bench.unseen[case.key]) < folds}
+    answers = bench.answers([case for case in bench.cases if case.domain not in learnt])
+    scores = by_domain(named_apart([answer.score for answer in answers]))
+    return {
+        domain: {**dataclasses.asdict(found), "n": found.n // folds, "networks": folds}
+        for domain, found in scores.items()
+    }
 
 
 def disagreeing(bench: Bench, spec: BundleSpec, some: int) -> tuple[Record, Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from functools import reduce
@@ -125,6 +126,17 @@ def test_kept_answers_are_those_of_evaluate_and_are_asked_for_once(
     assert len(calls) == 1
 
 
+def elsewhere(data: Path, folder: Path) -> Path:
+    """The same images: four of other patients in another domain, four where and whose they were."""
+    shutil.copytree(data / "t1" / "colon_glas", folder / "t1" / "colon_glas")
+    rows = list(csv.reader((data / "manifest.csv").read_text().splitlines()))
+    for row in rows[5:]:
+        row[1], row[5] = "lung", f"of lung {row[5]}"
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
 def test_one_command_judges_a_bundle_and_finds_its_figures_again(
     bundle: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +145,7 @@ def test_one_command_judges_a_bundle_and_finds_its_figures_again(
     (tmp_path / "free.csv").write_text(f"path,name,mpp\n{free},pink,0.5\n")
     command = [sys.executable, str(JUDGE), str(bundle), "--data", str(data), "--device", "cpu"]
     command += ["--slides", str(tmp_path / "free.csv"), "--work", str(tmp_path / "work")]
+    command += ["--unseen", str(elsewhere(data, tmp_path / "elsewhere"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     spec = load_spec(bundle)
@@ -142,11 +155,14 @@ def test_one_command_judges_a_bundle_and_finds_its_figures_again(
     assert spec.temperature == record["calibration"]["temperature"]
     assert spec.threshold == record["slides"]["point"]["threshold"]
     assert record["held_out"]["n"] == 8
+    assert set(record["left_out"]) == {"lung"}
+    assert [record["left_out"]["lung"][name] for name in ("n", "patients", "networks")] == [4, 4, 2]
     assert set(record["slides"]["false"]) == {"colon_glas (benign, mosaics)", "pink"}
     for found in record["slides"]["false"].values():
         assert found["fraction"] == pytest.approx(found["fraction_on_grid"], abs=0.02)
     card = (bundle / "README.md").read_text()
     assert f"{record['held_out']['dice_mean']:.3f}" in card
+    assert f"| lung | 4 | 4 | {record['left_out']['lung']['dice_mean']:.3f}" in card
     assert (bundle / "disagreement.png").is_file()
     assert (bundle / "worst.png").is_file()
     checked = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)

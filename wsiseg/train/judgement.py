@@ -136,15 +136,21 @@ def _held_out(record: Mapping[str, Any]) -> str:
 
 def _left_out(record: Mapping[str, Any]) -> str:
     found = record.get("left_out") or {}
-    if not found:
-        return "**Left-out domains.** Not measured for this bundle.\n"
-    return (
-        "**Left-out domains.** The same recipe trained without a domain and judged on it, one network each: "
-        "what to expect of tissue from elsewhere.\n\n"
+    trained = {name: scores for name, scores in found.items() if "networks" not in scores}
+    unseen = {name: scores for name, scores in found.items() if "networks" in scores}
+    kinds = {
+        "The same recipe trained without a domain and judged on it, one network each": trained,
+        "None of the networks has learnt from anything of these, and each is judged by itself": unseen,
+    }
+    parts = [
+        f"**Left-out domains.** {how}: what to expect of tissue from elsewhere.\n\n"
         + _table(
-            ["left out", "images", "patients", "Dice", "interval"], [_row(n, s) for n, s in found.items()]
+            ["left out", "images", "patients", "Dice", "interval"], [_row(n, s) for n, s in some.items()]
         )
-    )
+        for how, some in kinds.items()
+        if some
+    ]
+    return "\n".join(parts) or "**Left-out domains.** Not measured for this bundle.\n"
 
 
 def _calibration(record: Mapping[str, Any]) -> str:
