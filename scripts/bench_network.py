@@ -143,7 +143,6 @@ def measure(encoder: str, folds: int, given: argparse.Namespace) -> dict[str, An
     predictor = on_engine(on_torch, given.engine)
     count = predictor.at_once if device.type == "cpu" else given.batch
     noise_BYX3 = np.random.default_rng(0).integers(0, 256, (count, given.side, given.side, 3), np.uint8)
-
     there = torch.from_numpy(noise_BYX3 if device.type != "cpu" else noise_BYX3[:1]).to(device)
 
     def as_smp_has_it() -> None:

@@ -20,7 +20,15 @@ import pytest
 
 from wsiseg.errors import SlideReadError, UsageError, WsisegError
 from wsiseg.patience import within
-from wsiseg.workers import Mapper, _heard, existing_cluster, in_dask, in_threads, local_cluster
+from wsiseg.workers import (
+    Mapper,
+    _heard,
+    existing_cluster,
+    in_dask,
+    in_threads,
+    local_cluster,
+    threads_of,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
@@ -101,6 +109,15 @@ def test_workers_that_no_longer_listen_at_the_end_spoil_no_batch(error: BaseExce
 
     with _heard(Gone()):
         pass
+
+
+def test_a_scheduler_that_is_lost_is_a_sentence_to_who_asks_for_its_workers() -> None:
+    class Gone:
+        def nthreads(self) -> dict[str, int]:
+            raise OSError
+
+    with pytest.raises(WsisegError, match="scheduler was lost"):
+        threads_of(Gone())
 
 
 def test_a_result_that_is_late_is_waited_for(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

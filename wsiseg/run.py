@@ -26,7 +26,15 @@ from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
 from wsiseg.pipeline import PREDICTORS, SLIDES, Predict, numerics_of
 from wsiseg.readers import check_reader
 from wsiseg.recipes import EnsembleRecipe, SlideRecipe
-from wsiseg.workers import Mapper, existing_cluster, in_dask, in_threads, local_cluster, serially
+from wsiseg.workers import (
+    Mapper,
+    existing_cluster,
+    in_dask,
+    in_threads,
+    local_cluster,
+    serially,
+    threads_of,
+)
 
 __all__ = ["Batch", "Outcome", "SlideInput"]
 
@@ -109,7 +117,7 @@ class Batch:
         threads = blocks_in_flight(self.map_options, how.workers or 1)
         if how.scheduler:
             with existing_cluster(how.scheduler, tls=_tls(how)) as client:
-                yield in_dask(client), MOST_SLIDES_AT_ONCE, max(client.nthreads().values(), default=1)
+                yield in_dask(client), MOST_SLIDES_AT_ONCE, max(threads_of(client).values(), default=1)
         elif how.workers:
             gpus = visible_gpus() if self.map_options.device in {"auto", "cuda"} else []
             share = max(1, cores() // how.workers)

@@ -24,7 +24,7 @@ from wsiseg.alone import alone, caught
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.interruption import end_at_once, unheard
 
-__all__ = ["Mapper", "existing_cluster", "in_dask", "in_threads", "local_cluster", "serially"]
+__all__ = ["Mapper", "existing_cluster", "in_dask", "in_threads", "local_cluster", "serially", "threads_of"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -180,11 +180,7 @@ class _InDask:
 
     def _look(self) -> None:
         """Count the workers; give up when there is none for too long."""
-        try:
-            threads: dict[str, int] = self.client.nthreads()
-        except (OSError, CancelledError, RuntimeError) as error:
-            raise _lost() from error
-        now = time.monotonic()
+        threads, now = threads_of(self.client), time.monotonic()
         self.room = sum(threads.values()) + max(1, len(threads))
         if (ours := self.client.cluster) is not None and len(threads) < len(ours.worker_spec):
             ours.scale(len(ours.worker_spec))  # dask gives up a worker that is slow to come back, for good
@@ -195,6 +191,18 @@ class _InDask:
                 f"the cluster has had no worker for {self.patience_s:.0f} s: start some, then run this again"
             )
             raise WsisegError(msg)
+
+
+def threads_of(client: Any) -> dict[str, int]:
+    """How many tasks each worker of a cluster takes at a time, by its address.
+
+    Raises:
+        WsisegError: the scheduler was lost.
+    """
+    try:
+        return dict(client.nthreads())
+    except (OSError, CancelledError, RuntimeError) as error:
+        raise _lost() from error
 
 
 def _lost() -> WsisegError:
