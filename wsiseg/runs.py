@@ -57,7 +57,8 @@ class Runs:
         if not len(self.label_R) or not value_YX.any():  # as the spread of one fold
             return np.zeros(len(self.label_R), np.int64)
         flat = np.append(value_YX, value_YX.dtype.type(0))  # a run may end where the image does
-        return np.add.reduceat(flat, self.bounds, dtype=np.int64)[::2]
+        enough = np.min_scalar_type(self.width * np.iinfo(flat.dtype).max)  # 64 bits take twice the time
+        return np.add.reduceat(flat, self.bounds, dtype=enough)[::2].astype(np.int64)
 
 
 def label_runs(mask_YX: npt.NDArray[np.bool_]) -> Runs:

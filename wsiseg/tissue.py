@@ -156,7 +156,9 @@ def find_tissue(thumb_YX3: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.
     kind_YX = kinds(thumb_YX3, find_glass(thumb_YX3))
     if is_grey_scale(thumb_YX3):
         kind_YX[kind_YX == Kind.GREY] = Kind.TISSUE
-    stroke_YX = ndimage.minimum_filter(kind_YX == Kind.INK, math.ceil(STROKE_UM / mpp))
+    stroke_YX = kind_YX == Kind.INK
+    if stroke_YX.any():
+        stroke_YX = ndimage.minimum_filter(stroke_YX, math.ceil(STROKE_UM / mpp))
     ink_YX = _with(stroke_YX, kind_YX >= Kind.INK)
     black_YX = kind_YX == Kind.BLACK
     rim_YX = _grown(ink_YX, INK_RIM_UM / mpp) | _grown(black_YX, BLACK_RIM_UM / mpp)
@@ -168,13 +170,16 @@ def find_tissue(thumb_YX3: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.
     doubtful_YX = (kind_YX >= Kind.GREY) & (rim_YX | (kind_YX == Kind.GREY)) & ~black_YX
     hidden_YX = _with(certain_YX, certain_YX | doubtful_YX) & _grown(certain_YX, INK_REACH_UM / mpp)
     tissue_YX = certain_YX | hidden_YX
-    tissue_YX |= black_YX & _closed(tissue_YX, BLACK_REACH_UM / mpp)
+    if black_YX.any():
+        tissue_YX |= black_YX & _closed(tissue_YX, BLACK_REACH_UM / mpp)
     tissue_YX = _closed(tissue_YX, GAP_UM / mpp)
     return _filled(tissue_YX, HOLE_UM2 / mpp**2)
 
 
 def _grown(mask_YX: npt.NDArray[np.bool_], reach_px: float) -> npt.NDArray[np.bool_]:
     """The mask and all that is so near to it, along rows and columns."""
+    if not mask_YX.any():  # most slides bear neither ink nor black
+        return mask_YX
     side = 2 * math.ceil(reach_px) + 1
     grown_YX: npt.NDArray[np.bool_] = ndimage.maximum_filter(mask_YX, side, mode="nearest")
     return grown_YX
@@ -195,6 +200,8 @@ def _closed(mask_YX: npt.NDArray[np.bool_], reach_px: float) -> npt.NDArray[np.b
 
 def _with(seed_YX: npt.NDArray[np.bool_], mask_YX: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Those islands of a mask, joined over corners, that hold some of the seed."""
+    if not seed_YX.any():
+        return np.zeros_like(mask_YX)
     labels_YX, count = ndimage.label(mask_YX, np.ones((3, 3)))
     keep_N = np.zeros(count + 1, np.bool_)
     for rows in strips(mask_YX):
@@ -206,8 +213,13 @@ def _filled(mask_YX: npt.NDArray[np.bool_], most_px: float) -> npt.NDArray[np.bo
     """The mask with holes of so many pixels or fewer filled, unless they open to the rim."""
     holes_YX = ~mask_YX
     small_YX = holes_YX & ~_without_small(holes_YX, most_px)
-    open_YX = ndimage.binary_propagation(np.zeros_like(mask_YX), mask=holes_YX, border_value=1)
-    filled_YX: npt.NDArray[np.bool_] = mask_YX | (small_YX & ~open_YX)
+    if not small_YX.any():
+        return mask_YX
+    labels_YX, count = ndimage.label(holes_YX)  # what opens to the rim does so over pixels' sides
+    open_N = np.zeros(count + 1, np.bool_)
+    for rim in (labels_YX[0], labels_YX[-1], labels_YX[:, 0], labels_YX[:, -1]):
+        open_N[rim] = True
+    filled_YX: npt.NDArray[np.bool_] = mask_YX | (small_YX & ~_kept(labels_YX, open_N))
     return filled_YX
 
 
