@@ -3,16 +3,17 @@
     python scripts/judge.py adeno-union --data DATA --slides SLIDES.csv --work WORK
     python scripts/judge.py adeno-union --data DATA --slides SLIDES.csv --work OTHER --check
 
-Writes temperature, threshold, smallest areas and the limit for review into ``bundle.json``, the
+Writes temperature, threshold, ``sure``, smallest areas and the limit for review into ``bundle.json``, the
 figures into ``judgement.json``, the section *Judgement* into the card, and two pictures.
 ``--check`` writes nothing, makes the figures again and says where they differ. Answers and maps
 are kept in WORK, so that a judgement that was stopped goes on, and a second one takes seconds;
 give a fresh WORK to check for good.
 
 SLIDES.csv lists slides without tumour (path, name, mpp), as for ``wsiseg segment --slide-list``.
-``--left-out RUN`` adds the scores of a training with ``wsiseg train --leave-domain-out``.
-``--unseen DATA`` judges disagreement on the images there that no fold has seen, which flatters nobody, and
-adds the scores of domains of which no fold has seen any.
+``--left-out RUN`` adds the scores of a training with ``wsiseg train --leave-domain-out``; without it those
+stay that stand in ``judgement.json`` of the same weights.
+``--unseen DATA`` makes the mosaics of the images there, judges disagreement on those that no fold has seen,
+which flatters nobody, and adds the scores of domains of which no fold has seen any.
 """
 
 import argparse
@@ -64,15 +65,15 @@ def main() -> None:
     spec = spec.model_copy(update={"temperature": calibration["temperature"]})
     told("slides and mosaics")
     free = find_slides([], slide_list=given.slides) if given.slides else []
-    slides = on_slides(bench, spec, free, given.some)
-    spec = spec.model_copy(update=slides["point"])
-    told("disagreement")
     if given.unseen:
         others = read_cases(given.unseen, image_mpp=given.image_mpp or spec.mpp)
-        bench_of_it = dataclasses.replace(bench, cases=limited(others, given.limit))
+        wider = dataclasses.replace(bench, cases=limited(others, given.limit))
     else:
-        bench_of_it = bench
-    disagreement, picture = disagreeing(bench_of_it, spec, given.some)
+        wider = bench
+    slides = on_slides(wider, spec, free, given.some)
+    spec = spec.model_copy(update=slides["point"])
+    told("disagreement")
+    disagreement, picture = disagreeing(wider, spec, given.some)
     spec = spec.model_copy(update={"review_above": disagreement["review_above"]})
     told("scanner shifts")
     each: dict[str, Answer] = {}
@@ -81,13 +82,14 @@ def main() -> None:
     worst = list(each.values())
     licence = {case.key: case.licence for case in bench.cases}
     drawn = [a for a in worst if licence[a.score.key].startswith(DRAWABLE)][:WORST]
+    kept = read_judgement(folder, spec) or {}
     record: Record = {
         "format": 1,
         "weights": spec.weights_key,
         "device": bench.predictor.numerics,
         "limits": {"cases a domain": given.limit, "cases a domain for slides and shifts": given.some},
         "held_out": judged(held_out, spec.temperature),
-        "left_out": left_out(given.left_out) | unseen_domains(bench_of_it),
+        "left_out": left_out(given.left_out) | unseen_domains(wider) or kept.get("left_out", {}),
         "calibration": calibration,
         "shifts": shifts(bench, given.some),
         "slides": slides,

@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.canvas import ProbabilityMap
-from wsiseg.export import Outlining, export_polygons, keep_thumbnail
+from wsiseg.export import export_polygons, keep_thumbnail
 from wsiseg.geometry import Scale
 from wsiseg.grid import Grid
 from wsiseg.ledger import Done, Ledger
 from wsiseg.manifest import Canvas, Counts, Model, Result, SlideFacts, SlideManifest
+from wsiseg.outlining import Outlining
 from wsiseg.polygons import Regions
 
 FACTOR, MPP = 1.5, 0.5

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import shapely
 
-from wsiseg.export import outlining
 from wsiseg.one_slide import Job
 from wsiseg.options import MapOptions, PolygonOptions
+from wsiseg.outlining import outlining
 from wsiseg.pipeline import PREDICTORS, SLIDES
 from wsiseg.recipes import SlideRecipe
 from wsiseg.testing import DARKNESS, Darkness

@@ -41,7 +41,7 @@ def regions_of(mask: Mask) -> Regions:
 
 def one(*rings: list[tuple[float, float]]) -> Regions:
     polygon = np.array([shapely.Polygon(rings[0], rings[1:])])
-    return Regions(polygon, np.array([100]), np.array([0.8]), np.array([0.2]))
+    return Regions(polygon, np.array([100]), np.array([0.8]), np.array([0.2]), np.array([100]))
 
 
 def document(regions: Regions, to: Export) -> dict[str, Any]:

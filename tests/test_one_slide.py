@@ -20,10 +20,10 @@ from scipy import ndimage
 
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import OutputError, PlanError, WsisegError
-from wsiseg.export import Outlining, outlining
 from wsiseg.manifest import SlideManifest
 from wsiseg.one_slide import Job, Progress
 from wsiseg.options import MapOptions, PolygonOptions
+from wsiseg.outlining import Outlining, outlining
 from wsiseg.pipeline import PREDICTORS, SLIDES, Predict
 from wsiseg.place import Place
 from wsiseg.qupath import check
@@ -226,6 +226,22 @@ def test_outlines_that_outgrow_the_forecast_are_told_of_and_those_without_end_re
     manifest, _ = job(outlining={"threshold": 0.6}).segment(recipe(slide), out, quiet)
     assert caplog.text.count("takes more memory than foretold") == 1
     assert manifest.counts.polygons == 1
+
+
+def test_a_run_keeps_a_region_for_its_sure_core_and_outlines_all_of_it(tmp_path: Path) -> None:
+    slide, options = (
+        drawn(tmp_path / "disc.svs", "--side", "1024", "--disc", "500,500,200"),
+        {"simplify_px": 0},
+    )
+    whole, core = (
+        job(outlining={"threshold": p, **options}).segment(recipe(slide), tmp_path / str(p), quiet)[0].result
+        for p in (0.5, 0.95)
+    )
+    assert core.tumor_mm2 < 0.95 * whole.tumor_mm2
+    for share, kept in ((0.99, whole.tumor_mm2), (1.01, 0)):
+        how = {"sure": 0.95, "min_area_um2": share * core.tumor_mm2 * 1e6, **options}
+        manifest, _ = job(outlining=how).segment(recipe(slide), tmp_path / f"{share}", quiet)
+        assert manifest.result.tumor_mm2 == kept
 
 
 def test_a_slide_without_tumour_still_gets_a_file_and_the_reason(tmp_path: Path) -> None:

@@ -56,20 +56,24 @@ def maps_of(mask: Mask, seed: int = 0) -> tuple[Map, Map]:
     return prob.astype(np.uint8), rng.integers(0, 128, mask.shape).astype(np.uint8)
 
 
+SURE = 200
+
+
 def outlined(prob: Map, spread: Map) -> Regions:
-    return outline(prob, spread, threshold_u8=128, x=0, y=0)
+    return outline(prob, spread, threshold_u8=128, sure_u8=SURE, x=0, y=0)
 
 
 def blocks(prob: Map, spread: Map, chunk: int) -> list[Regions]:
     height, width = prob.shape
     corners = [(y, x) for y in range(0, height, chunk) for x in range(0, width, chunk)]
     cut = [(np.s_[y : y + chunk, x : x + chunk], y, x) for y, x in corners]
-    return [outline(prob[box], spread[box], threshold_u8=128, x=x, y=y) for box, y, x in cut]
+    return [outline(prob[box], spread[box], threshold_u8=128, sure_u8=SURE, x=x, y=y) for box, y, x in cut]
 
 
 def bytes_of(regions: Regions) -> list[bytes]:
     polygons = shapely.to_wkb(regions.polygons_N).tolist()
-    return [*polygons, *(a.tobytes() for a in (regions.area_px_N, regions.mean_prob_N, regions.spread_N))]
+    means = regions.mean_prob_N, regions.spread_N
+    return [*polygons, *(column.tobytes() for column in (regions.area_px_N, *means, regions.sure_px_N))]
 
 
 def flooded(mask: Mask) -> Iterator[set[tuple[int, int]]]:
@@ -143,6 +147,7 @@ def test_means_are_those_of_a_loop_over_the_pixels(mask: Mask, seed: int) -> Non
     for i, pixels in enumerate(flooded(mask)):
         assert regions.mean_prob_N[i] == sum(int(prob[at]) for at in pixels) / (255 * len(pixels))
         assert regions.spread_N[i] == sum(int(spread[at]) for at in pixels) / (255 * len(pixels))
+        assert regions.sure_px_N[i] == sum(prob[at] >= SURE for at in pixels)
 
 
 @unhurried
@@ -194,7 +199,7 @@ def test_regions_survive_a_pickle(mask: Mask, half: bool) -> None:
     regions = outlined(*maps_of(mask))
     if half:
         moved = shapely.transform(regions.polygons_N, lambda xy: xy + 0.5)
-        regions = Regions(moved, regions.area_px_N, regions.mean_prob_N, regions.spread_N)
+        regions = replace(regions, polygons_N=moved)
     assert bytes_of(pickle.loads(pickle.dumps(regions))) == bytes_of(regions)  # noqa: S301 -- our own
 
 
@@ -231,6 +236,31 @@ def test_a_region_is_judged_by_its_area_with_the_small_holes_filled() -> None:
     assert len(tidy(ring, min_area_px=9, min_hole_px=0, simplify_px=0)) == 0
     (kept,) = tidy(ring, min_area_px=9, min_hole_px=2, simplify_px=0).polygons_N
     assert kept.wkt == "POLYGON ((0 0, 3 0, 3 3, 0 3, 0 0))"
+
+
+@unhurried
+@given(masks | blobs, chunks, st.integers(1, 12), st.integers(0, 99))
+def test_of_a_region_so_much_must_be_sure_whatever_the_blocks(
+    mask: Mask, chunk: int, least: int, seed: int
+) -> None:
+    prob, spread = maps_of(mask, seed)
+    kept = tidy(
+        join(blocks(prob, spread, chunk), chunk),
+        min_area_px=0,
+        min_hole_px=0,
+        simplify_px=0,
+        min_sure_px=least,
+    )
+    label, count = ndimage.label(mask)  # the oracle: hysteresis, as one looks at the whole
+    sizes = np.bincount(label[prob >= SURE], minlength=count + 1)[1:]
+    assert kept.area_px_N.sum() == np.isin(label, 1 + np.flatnonzero(sizes >= least)).sum()
+    assert len(kept) == (sizes >= least).sum()
+
+
+def test_where_no_more_is_asked_all_of_a_region_is_sure() -> None:
+    prob, spread = maps_of(drawn("##.. ##.. ...# ..##"))
+    regions = outline(prob, spread, threshold_u8=128, x=0, y=0)
+    assert regions.sure_px_N.tolist() == regions.area_px_N.tolist() == [4, 3]
 
 
 def test_a_polygon_that_simplifying_would_break_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,8 +341,8 @@ def test_joining_a_million_vertices_that_reach_no_seam_takes_less_memory_than_th
     polygons_N = np.asarray(
         shapely.polygons(comb + np.stack([32 * x + 1, 8 * y + 2], axis=1)[:, None]), object
     )
-    ones_N = np.ones(len(polygons_N))
-    apart = Regions(polygons_N, shapely.area(polygons_N).astype(np.int64), ones_N, ones_N)
+    ones_N, area_N = np.ones(len(polygons_N)), shapely.area(polygons_N).astype(np.int64)
+    apart = Regions(polygons_N, area_N, ones_N, ones_N, area_N)
     tracemalloc.start()
     try:
         joined = join([apart], 1024)

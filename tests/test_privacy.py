@@ -20,10 +20,10 @@ import zarr
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from wsiseg.export import outlining
 from wsiseg.inputs import SlideInput
 from wsiseg.one_slide import Job
 from wsiseg.options import MapOptions, PolygonOptions
+from wsiseg.outlining import outlining
 from wsiseg.pipeline import PREDICTORS, SLIDES, Predict
 from wsiseg.recipes import SlideRecipe
 from wsiseg.records import RunRecord

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from wsiseg.errors import OutputError
-from wsiseg.export import outlining
 from wsiseg.manifest import SlideManifest
 from wsiseg.one_slide import Job
 from wsiseg.options import MapOptions, PolygonOptions
+from wsiseg.outlining import outlining
 from wsiseg.pipeline import PREDICTORS, SLIDES
 from wsiseg.recipes import SlideRecipe
 from wsiseg.reoutline import reoutline

@@ -26,7 +26,7 @@ from wsiseg import report
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.cli import main
 from wsiseg.errors import CanvasError, OutputError
-from wsiseg.export import Outlining, export_polygons, keep_thumbnail
+from wsiseg.export import export_polygons, keep_thumbnail
 from wsiseg.flags import flags
 from wsiseg.focus import Focus
 from wsiseg.geojson import Export
@@ -36,6 +36,7 @@ from wsiseg.heatmap import write_heatmap
 from wsiseg.inputs import SlideInput
 from wsiseg.ledger import Done, Ledger
 from wsiseg.manifest import Canvas, Counts, Model, Result, SlideFacts, SlideManifest
+from wsiseg.outlining import Outlining
 from wsiseg.overview import REVIEW, TUMOR, draw_overview, shrunk
 from wsiseg.place import Place
 from wsiseg.polygons import join, outline, threshold_u8
@@ -110,8 +111,8 @@ def finished(
         for block in grid:
             part_CYX = map_CYX[:, *block.core.within(grid.extent)]
             ledger.add(Done(*block.index, to.write(block, part_CYX), 1))
-            least = threshold_u8(options.threshold)
-            parts.append(outline(*part_CYX, threshold_u8=least, x=block.core.x, y=block.core.y))
+            least, sure = options.levels_u8
+            parts.append(outline(*part_CYX, threshold_u8=least, sure_u8=sure, x=block.core.x, y=block.core.y))
     slide_YX3 = np.random.default_rng(5).integers(0, 256, (200, 300, 3), np.uint8)
     keep_thumbnail(folder, slide_YX3)
     done = export_polygons(join(parts, grid.chunk), manifest, options, folder)
@@ -143,7 +144,8 @@ def test_asked_again_with_nothing_changed_not_a_byte_of_the_outlines_changes(tmp
 @pytest.mark.parametrize(
     ("given", "same"), [({"threshold": 0.35}, {"threshold": 0.35}), ({"min_area": 1000.0, "simplify": 2.0},
     {"min_area_um2": 1000.0, "simplify_px": 2.0}), ({"threshold": 1.0, "review": 0.3, "origin": "level0"},
-    {"threshold": 1.0, "review_above": 0.3, "origin": "level0"})],
+    {"threshold": 1.0, "review_above": 0.3, "origin": "level0"}), ({"sure": 0.9}, {"sure": 0.9}),
+    ({"threshold": 0.6, "sure": 0.0}, {"threshold": 0.6})],
 )  # fmt: skip
 def test_outlined_again_is_what_a_run_with_these_options_would_have_written(
     tmp_path: Path, given: dict[str, Any], same: dict[str, Any]
@@ -162,15 +164,40 @@ def test_the_outlines_of_the_stored_blocks_are_those_of_the_whole_map(map_CYX: M
     grid = Grid(width=50, height=40, patch=12, margin=2, per_block=2)
     with tempfile.TemporaryDirectory() as folder:
         manifest = finished(Path(folder) / "a", map_CYX, grid)
-        found = outlines(Path(folder) / "a", manifest, threshold)
+        found = outlines(Path(folder) / "a", manifest, how(threshold=threshold))
     whole = outline(*map_CYX, threshold_u8=threshold_u8(threshold), x=0, y=0)
     assert shapely.equals_exact(found.polygons_N, whole.polygons_N).all()
     assert len(found) == len(whole)
     assert np.array_equal(found.mean_prob_N, whole.mean_prob_N)
 
 
-def test_a_sweep_says_what_each_threshold_would_write_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_region_is_kept_where_enough_of_it_is_sure_and_outlined_where_it_ends(tmp_path: Path) -> None:
+    peak = discs((60, 60, 30, 150, 20), (60, 60, 9, 250, 20), (200, 120, 40, 150, 90))  # 9 px: 254 of them
+    finished(tmp_path / "a", peak)
+    px_um2 = SlideManifest.read(tmp_path / "a" / "slide.json").canvas.mpp ** 2
+    whole = len(features(tmp_path / "a"))
+    done = reoutline(tmp_path / "a", {"sure": 0.9, "min_area": 200 * px_um2})
+    assert (whole, done.counts.polygons) == (2, 1)
+    assert done.result.tumor_mm2 == pytest.approx(np.pi * 30**2 * px_um2 / 1e6, rel=0.02), "not the core"
+    none = reoutline(tmp_path / "a", {"min_area": 300 * px_um2})
+    assert none.counts.polygons == 0
+    assert "that reach 0.9" in none.result.note
+    assert reoutline(tmp_path / "a", {"sure": 0.0}).counts.polygons == 2
+
+
+def test_a_slide_that_was_outlined_before_there_was_sure_is_outlined_again_as_it_was(tmp_path: Path) -> None:
     finished(tmp_path / "a")
+    manifest = SlideManifest.read(tmp_path / "a" / "slide.json")
+    before = content(tmp_path / "a", but=["slide.json", "tumor.geojson"])
+    old = {name: value for name, value in manifest.polygon_options.items() if name != "sure"}
+    manifest.model_copy(update={"polygon_options": old}).write(tmp_path / "a" / "slide.json")
+    assert reoutline(tmp_path / "a", {}).polygon_options["sure"] == 0.0
+    assert content(tmp_path / "a", but=["slide.json", "tumor.geojson"]) == before
+
+
+@pytest.mark.parametrize("sure", [0.0, 0.7])
+def test_a_sweep_says_what_each_threshold_would_write_and_writes_nothing(tmp_path: Path, sure: float) -> None:
+    finished(tmp_path / "a", options=how(sure=sure))
     before = content(tmp_path / "a")
     swept = list(sweep(tmp_path / "a", {}))
     assert content(tmp_path / "a") == before
@@ -180,7 +207,7 @@ def test_a_sweep_says_what_each_threshold_would_write_and_writes_nothing(tmp_pat
         assert one.tissue_fraction == done.result.tissue_fraction
     areas = [one.tumor_mm2 for one in swept]
     assert areas == sorted(areas, reverse=True)
-    assert len(set(areas)) > 3
+    assert len(set(areas)) > (1 if sure else 3)
 
 
 def test_what_is_not_named_stays_as_it_was_last_asked(tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ from PIL import Image
 
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import OutputError, SlideOpenError, SlideReadError
-from wsiseg.export import outlining
 from wsiseg.geometry import L0, Box, Canvas, Scale
 from wsiseg.grid import Grid
 from wsiseg.ledger import Ledger
 from wsiseg.nodata import from_afar
 from wsiseg.one_slide import Job, Progress
 from wsiseg.options import MapOptions, PolygonOptions
+from wsiseg.outlining import outlining
 from wsiseg.overview import hatched
 from wsiseg.pipeline import (
     PREDICTORS,

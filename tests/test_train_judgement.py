@@ -157,7 +157,8 @@ def test_one_command_judges_a_bundle_and_finds_its_figures_again(
     assert record["held_out"]["n"] == 8
     assert set(record["left_out"]) == {"lung"}
     assert [record["left_out"]["lung"][name] for name in ("n", "patients", "networks")] == [4, 4, 2]
-    assert set(record["slides"]["false"]) == {"colon_glas (benign, mosaics)", "pink"}
+    benign = {"colon_glas (benign, mosaics)", "lung (benign, mosaics)"}
+    assert set(record["slides"]["false"]) == {*benign, "pink"}
     for found in record["slides"]["false"].values():
         assert found["fraction"] == pytest.approx(found["fraction_on_grid"], abs=0.02)
     card = (bundle / "README.md").read_text()
@@ -175,6 +176,11 @@ def test_one_command_judges_a_bundle_and_finds_its_figures_again(
     assert checked.returncode == 1
     assert "calibration.ece_before" in checked.stdout
     assert "threshold is 0.123" in checked.stdout
+    again = subprocess.run(command[:-2], capture_output=True, text=True, check=False)  # no unseen this time
+    assert again.returncode == 0, again.stderr
+    narrower = read_judgement(bundle, spec)
+    assert narrower is not None
+    assert narrower["left_out"] == record["left_out"], "what was measured of these weights stays"
 
 
 def test_a_judgement_of_other_weights_does_not_count(bundle: Path, tmp_path: Path) -> None:

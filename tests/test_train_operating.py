@@ -1,5 +1,6 @@
 """From probability to regions on slides: the grid's regions are the pipeline's, and the rule is kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,17 @@ from PIL import Image
 from scipy import ndimage
 
 from wsiseg.bundle import BundleSpec, FoldFile
-from wsiseg.export import outlining
 from wsiseg.options import PolygonOptions
+from wsiseg.outlining import outlining
 from wsiseg.polygons import outline, tidy
 from wsiseg.train.cases import read_cases
 from wsiseg.train.mosaic import compose, lay_out
-from wsiseg.train.operating import Found, Point, choose, grid, regions
+from wsiseg.train.operating import Found, Point, choose, count_over, grid, regions
+
+SPEC = BundleSpec(
+    name="x", encoder="mit_b0", licence="", trained_on="", threshold=0.65, min_area_um2=7.0, sure=0.8,
+    review_above=0.12, folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
+)  # fmt: skip
 
 
 @settings(max_examples=60)
@@ -50,26 +56,67 @@ def test_a_small_hole_is_filled_and_counts_for_its_region() -> None:
     assert regions(bay, min_area_px=0, min_hole_px=99)[0][4, 4] == 0
 
 
-def found(threshold: float, dice: float, **false: float) -> Found:
-    return Found(Point(threshold, 5000, 2000), dice, false)
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_areas_of_the_grid_are_those_that_are_exported_sure_or_not(seed: int) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(60, 70)), 2.5)
+    prob_YX = (255 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
+    mpp = 20.0  # 2000 µm² are five pixels
+    _, whole_P = count_over(prob_YX, prob_YX > 150, [(slice(0, 60), slice(0, 70))], mpp=mpp)
+    for point, area in zip(grid(), whole_P, strict=True):
+        if point.min_hole_um2:
+            continue
+        how = replace(outlining(PolygonOptions(), SPEC), threshold=point.threshold, sure=point.sure)
+        least, sure = how.levels_u8
+        exported = outline(prob_YX, prob_YX, threshold_u8=least, sure_u8=sure, x=0, y=0)
+        least_px = point.min_area_um2 / mpp**2
+        kept = tidy(
+            exported,
+            min_area_px=least_px,
+            min_hole_px=0,
+            simplify_px=0,
+            min_sure_px=least_px if point.sure else 0,
+        )
+        assert area == kept.area_px_N.sum(), point
+
+
+def found(point: Point, dice: float, **false: float) -> Found:
+    return Found(point, dice, false)
+
+
+def kept(area: float, sure: float = 0.0) -> Point:
+    return Point(0.5, area, 0, sure)
+
+
+ALL = found(Point(0.5, 0, 0), 0.8, a=0.3)
 
 
 def test_the_rule_takes_the_best_dice_where_false_positives_are_few() -> None:
-    tried = [found(0.5, 0.80, a=0.1, b=0), found(0.6, 0.79, a=0.01, b=0.019), found(0.7, 0.78, a=0, b=0)]
+    tried = [ALL, found(kept(2000), 0.79, a=0.01, b=0.019), found(kept(2000, 0.9), 0.78, a=0, b=0)]
     assert choose(tried, 0.80) == (tried[1], True)
 
 
 def test_where_the_rule_cannot_be_met_false_positives_come_first_unless_nothing_is_found() -> None:
-    tried = [found(0.5, 0.80, a=0.30), found(0.7, 0.60, a=0.019), found(0.8, 0.55, a=0.01)]
+    tried = [ALL, found(kept(2000), 0.60, a=0.019), found(kept(5000), 0.55, a=0.01)]
     assert choose(tried, 0.80) == (tried[1], False)
-    deaf = [found(0.5, 0.80, a=0.30), found(0.6, 0.70, a=0.10), found(0.9, 0.30, a=0.001)]
+    deaf = [ALL, found(kept(2000), 0.70, a=0.10), found(kept(2000, 0.9), 0.30, a=0.001)]
     assert choose(deaf, 0.80) == (deaf[1], False)
-    assert choose([found(0.5, 0.70, a=0.0)], 0.80)[1] is False
+    assert choose([found(Point(0.5, 0, 0), 0.70, a=0.0)], 0.80)[1] is False
 
 
-def test_equal_points_are_told_apart_by_the_threshold_nearest_to_the_middle() -> None:
-    tried = [found(0.4, 0.8), found(0.55, 0.8), found(0.9, 0.8)]
-    assert choose(tried, 0.8)[0].point.threshold == 0.55
+def test_where_regions_end_is_settled_by_dice_alone_and_equal_ones_by_the_middle() -> None:
+    edges = [found(Point(t, 0, 0), d, a=0.3) for t, d in ((0.4, 0.8), (0.55, 0.8), (0.9, 0.7))]
+    quiet = [found(Point(0.9, 9, 0), 0.79, a=0.0), found(Point(0.55, 9, 0, 0.9), 0.6, a=0.0)]
+    assert choose(edges + quiet, 0.8) == (quiet[1], False)
+
+
+def test_of_points_that_are_as_good_the_tidier_and_the_less_strict_is_taken() -> None:
+    tried = [ALL, found(kept(5000), 0.79, a=0.0), found(kept(2000), 0.79, a=0.0)]
+    assert choose(tried, 0.8)[0] == tried[2]
+    filled = [found(Point(0.5, 2000, 2000, sure), 0.787, a=0.0) for sure in (0.9, 0.7)]
+    assert choose([*tried, *filled], 0.8)[0] == filled[1]
+    worse = found(Point(0.5, 2000, 10_000), 0.78, a=0.0)
+    assert choose([*tried, worse], 0.8)[0] == tried[2]
     assert len(set(grid())) == len(list(grid())) > 100
 
 
@@ -107,14 +154,11 @@ def test_a_mosaic_holds_every_image_and_mask_where_its_tile_says(tmp_path: Path)
 
 
 def test_what_the_bundle_advises_is_used_unless_the_user_says_otherwise() -> None:
-    spec = BundleSpec(
-        name="x", encoder="mit_b0", licence="", trained_on="", threshold=0.65, min_area_um2=7.0,
-        review_above=0.12, folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
-    )  # fmt: skip
-    advised = outlining(PolygonOptions(), spec)
+    advised = outlining(PolygonOptions(), SPEC)
     assert (advised.threshold, advised.min_area_um2, advised.review_above) == (0.65, 7.0, 0.12)
-    said = outlining(PolygonOptions(threshold=0.3, min_area=0, review=0.5), spec)
-    assert (said.threshold, said.min_area_um2, said.review_above) == (0.3, 0, 0.5)
-    old = BundleSpec.model_validate(spec.model_dump(exclude={"review_above", "temperature"}))
-    assert (old.review_above, old.temperature) == (None, 1.0)
+    assert advised.sure == 0.8
+    said = outlining(PolygonOptions(threshold=0.3, min_area=0, review=0.5, sure=0.0), SPEC)
+    assert (said.threshold, said.min_area_um2, said.review_above, said.sure) == (0.3, 0, 0.5, 0)
+    old = BundleSpec.model_validate(SPEC.model_dump(exclude={"review_above", "temperature", "sure"}))
+    assert (old.review_above, old.temperature, old.sure) == (None, 1.0, 0.0)
     assert outlining(PolygonOptions(), old).review_above is None

@@ -57,7 +57,8 @@ class BundleSpec(_Frozen):
     A patch is ``patch_px`` pixels at ``mpp`` microns per pixel, resized by ``resample`` to
     ``input_px`` for the network (paper, section 2: 1500 to 1024); the network thus sees
     ``canvas_mpp``, the resolution at which probabilities are stored. Each fold's logits are
-    divided by ``temperature`` before the sigmoid. ``threshold``, the smallest areas and
+    divided by ``temperature`` before the sigmoid. ``threshold``, the smallest areas, ``sure``
+    (the probability that as much of a region as its smallest area must reach; 0 asks for nothing) and
     ``review_above`` (the folds' disagreement from which a region is to be reviewed; None where
     nobody has judged it) are what ``wsiseg segment`` uses unless it is told otherwise.
     """
@@ -78,6 +79,7 @@ class BundleSpec(_Frozen):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     min_area_um2: Annotated[float, Field(ge=0)] = 5000.0
     min_hole_um2: Annotated[float, Field(ge=0)] = 2000.0
+    sure: Annotated[float, Field(ge=0, lt=1)] = 0.0
     review_above: Annotated[float, Field(ge=0, le=0.5)] | None = None
     folds: Annotated[tuple[FoldFile, ...], Field(min_length=1)]
     licence: str

@@ -5,11 +5,9 @@ the same code serves a run and a later change of mind about the threshold. Each 
 under its name when it is whole.
 """
 
-import hashlib
 import io
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +17,6 @@ import numpy.typing as npt
 import shapely
 from PIL import Image, UnidentifiedImageError
 
-from wsiseg.bundle import BundleSpec
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import OutputError
 from wsiseg.flags import flags
@@ -28,7 +25,7 @@ from wsiseg.geometry import L0, Box, Scale
 from wsiseg.heatmap import HEATMAP, write_heatmap
 from wsiseg.manifest import Result, SlideManifest, remove, write_whole
 from wsiseg.nodata import sentence, unknown
-from wsiseg.options import PolygonOptions
+from wsiseg.outlining import Outlining
 from wsiseg.overview import Mark, draw_overview, hatched, traced
 from wsiseg.place import MAP, OVERVIEW, geojson_name
 from wsiseg.polygons import Regions, tidy, within_budget
@@ -36,12 +33,9 @@ from wsiseg.review import REVIEW, review_limit, write_review
 
 __all__ = [
     "THUMBNAIL",
-    "Outlining",
-    "changed",
     "chosen",
     "export_polygons",
     "keep_thumbnail",
-    "outlining",
     "thumbnail_of",
 ]
 
@@ -51,68 +45,6 @@ THUMBNAIL = "thumbnail.jpg"
 """The slide without outlines: what an overview is drawn on, now and when it is outlined again."""
 JPEG_QUALITY, PNG_EFFORT = 90, 3
 """More effort than 3 makes a picture a thirtieth smaller in twice the time."""
-_LONG_NAMES = {
-    "min_area": "min_area_um2",
-    "min_hole": "min_hole_um2",
-    "simplify": "simplify_px",
-    "review": "review_above",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Outlining:
-    """``PolygonOptions`` with every choice made, the bundle's where the user made none."""
-
-    threshold: float
-    min_area_um2: float
-    min_hole_um2: float
-    simplify_px: float
-    origin: Literal["qupath", "level0"]
-    review_above: float | None
-    object_type: Literal["annotation", "detection"]
-    gzip: bool
-    max_vertices: int
-    heatmap: bool = False
-
-    @property
-    def key(self) -> str:
-        """A sha256 (hex) over all of them: two exports of one map with one key are the same bytes."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-    @property
-    def file(self) -> str:
-        """The name of the GeoJSON file."""
-        return geojson_name(packed=self.gzip)
-
-
-def outlining(options: PolygonOptions, spec: BundleSpec) -> Outlining:
-    """Make every choice: the user's, and where there is none, that of the bundle's author."""
-    return Outlining(
-        threshold=spec.threshold if options.threshold is None else options.threshold,
-        min_area_um2=spec.min_area_um2 if options.min_area is None else options.min_area,
-        min_hole_um2=spec.min_hole_um2 if options.min_hole is None else options.min_hole,
-        simplify_px=options.simplify,
-        origin=options.origin,
-        review_above=spec.review_above if options.review is None else options.review,
-        object_type=options.object_type,
-        gzip=options.gzip,
-        max_vertices=options.max_vertices,
-        heatmap=options.heatmap,
-    )
-
-
-def changed(manifest: SlideManifest, given: Mapping[str, Any]) -> Outlining:
-    """How a slide was outlined last, but for what is now ``given`` (by ``PolygonOptions``' names).
-
-    Raises:
-        OutputError: the record does not say how it was outlined.
-    """
-    try:
-        how = Outlining(**manifest.polygon_options)
-    except TypeError as error:
-        msg = f"the record of {manifest.slide.name} is of another version; segment it with --overwrite"
-        raise OutputError(msg) from error
-    return replace(how, **{_LONG_NAMES.get(name, name): value for name, value in given.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +67,7 @@ class _Kept:
 
 
 def chosen(regions: Regions, manifest: SlideManifest, how: Outlining) -> tuple[Regions, Areas]:
-    """The regions that are large enough, small holes filled, nothing simplified; and their areas in mm²."""
+    """The regions that are large and sure enough, small holes filled, none simplified; their areas in mm²."""
     px_um2 = manifest.canvas.mpp**2
     left = tidy(
         regions,
@@ -143,6 +75,7 @@ def chosen(regions: Regions, manifest: SlideManifest, how: Outlining) -> tuple[R
         min_hole_px=how.min_hole_um2 / px_um2,
         simplify_px=0,
         unknown=unknown(manifest),
+        min_sure_px=how.min_area_um2 / px_um2 if how.sure > how.threshold else 0,
     )
     return left, shapely.area(left.polygons_N) * px_um2 / 1e6
 
@@ -282,9 +215,12 @@ def _notes(kept: _Kept, manifest: SlideManifest, how: Outlining) -> Iterator[str
     if manifest.result.tissue_mm2 == 0:
         yield "no tissue was found on the slide; --tissue none looks everywhere"
     elif len(kept.regions) == 0:
-        yield f"no region of {how.min_area_um2:g} µm² or more reaches {how.threshold:g}"
+        if how.sure > how.threshold:
+            yield f"no region has {how.min_area_um2:g} µm² or more that reach {how.sure:g}"
+        else:
+            yield f"no region of {how.min_area_um2:g} µm² or more reaches {how.threshold:g}"
         if kept.found:
-            yield f"{kept.found} smaller ones were dropped"
+            yield f"{kept.found} with less were dropped"
     if kept.tolerance_px > how.simplify_px:
         vertices, most = kept.regions.vertices, how.max_vertices
         done = f"outlines simplified by {kept.tolerance_px:.3g} canvas px to stay under {most} vertices"
@@ -316,7 +252,8 @@ def _draw(
     lost = f"; {result.unreadable_mm2:.2f} mm^2 unreadable" if manifest.unreadable else ""
     regions = "1 region" if len(kept) == 1 else f"{len(kept)} regions"
     found = f"tumour {result.tumor_mm2:.2f} mm^2{of_tissue}, {regions}{to_review}"
-    how_found = f"probability {how.threshold:g} or more{lost}; {manifest.model.name}, research use only"
+    sure = f", {how.sure:g} in places" if how.sure > how.threshold else ""
+    how_found = f"probability {how.threshold:g} or more{sure}{lost}; {manifest.model.name}, research use only"
     px_per_canvas_px = manifest.canvas.factor * per_l0
     marks: list[Mark] = ["tissue"] if result.tissue_mm2 else []
     marks += ["unreadable"] if manifest.unreadable else []

@@ -42,7 +42,7 @@ LIBRARIES = (
     "numpy",
 )
 
-ADVISED = ("threshold", "min_area_um2", "min_hole_um2", "review_above")
+ADVISED = ("threshold", "min_area_um2", "min_hole_um2", "sure", "review_above")
 
 
 class _Frozen(BaseModel):

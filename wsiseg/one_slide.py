@@ -14,7 +14,7 @@ from wsiseg.bundle import BundleSpec
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.drawn import Drawn, drawn_tissue
 from wsiseg.errors import PlanError, WsisegError
-from wsiseg.export import Outlining, export_polygons
+from wsiseg.export import export_polygons
 from wsiseg.geometry import L0, Box
 from wsiseg.kept import Recipe
 from wsiseg.ledger import Ledger
@@ -23,10 +23,11 @@ from wsiseg.machine import hand_back_memory
 from wsiseg.manifest import Counts, Result, SlideManifest, describe, versions
 from wsiseg.nodata import regions
 from wsiseg.options import MapOptions
+from wsiseg.outlining import Outlining
 from wsiseg.pipeline import BlockResult, BlockTask, Predict, Work, plan_work, segment
 from wsiseg.place import LEDGER, MANIFEST, MAP, Place
 from wsiseg.plan import FOUND_CORNERS, MOST_CORNERS, Plan, make_plan
-from wsiseg.polygons import join, threshold_u8
+from wsiseg.polygons import join
 from wsiseg.recipes import SlideRecipe
 from wsiseg.slide import SlideInfo
 from wsiseg.tissue import TissueMask
@@ -130,14 +131,9 @@ class _InWork:
         tissue = seen.tissue
         clock.lap("tissue")
         canvas = self._canvas(tissue)
-        task = BlockTask(
-            plan,
-            canvas,
-            self.recipe,
-            self.job.ensemble,
-            threshold_u8(outlining.threshold),
-            self.job.map_options.read_timeout,
-        )
+        least, sure = outlining.levels_u8
+        timeout_s = self.job.map_options.read_timeout
+        task = BlockTask(plan, canvas, self.recipe, self.job.ensemble, least, timeout_s, sure)
         with Ledger(self.folder / LEDGER, plan.settings) as ledger:
             work = list(plan_work(plan, tissue, ledger))
             self._room(work)

@@ -35,6 +35,13 @@ class PolygonOptions:
         metavar="UM2",
         range=(0, None),
     )
+    sure: float | None = _option(
+        None,
+        "Keep a region only where as much of it as --min-area reaches this probability too; 0 asks for no "
+        "more than its size. The bundle's own by default.",
+        metavar="P",
+        range=(0, 1),
+    )
     min_hole: float | None = _option(
         None,
         "Fill holes smaller than so many µm²; the bundle's own by default.",

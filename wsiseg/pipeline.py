@@ -132,6 +132,7 @@ class BlockTask:
     predictor: Recipe[Predict]
     threshold_u8: int
     read_timeout_s: float = 600.0
+    sure_u8: int = 0
 
     def __call__(self, work: Work) -> BlockResult:
         """Do one block, or take it from its chunk where that is intact.
@@ -154,7 +155,8 @@ class BlockTask:
             lost_px = tuple((box.x, box.y, box.w, box.h) for box in lost)
             done, resumed = Done(work.row, work.column, sha256, len(work.patches), lost_px), False
         with timed(seconds, "outline"):
-            regions = outline(*map_CYX, threshold_u8=self.threshold_u8, x=block.core.x, y=block.core.y)
+            least, sure, corner = self.threshold_u8, self.sure_u8, block.core
+            regions = outline(*map_CYX, threshold_u8=least, sure_u8=sure, x=corner.x, y=corner.y)
         hand_back_memory(every=BLOCKS_A_TRIM)
         return BlockResult(done, regions, seconds, resumed)
 

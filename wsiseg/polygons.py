@@ -8,7 +8,7 @@ whole, vertex by vertex, whatever the block size and the order in which blocks a
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,15 +40,17 @@ class Regions:
         area_px_N: the pixels of the mask in each, before anything was filled or simplified.
         mean_prob_N: the mean tumour probability over these pixels, 0 to 1.
         spread_N: the mean disagreement of the folds (standard deviation) over them, 0 to 1.
+        sure_px_N: how many of them are surely tumour; see ``outline``.
     """
 
     polygons_N: Polygons
     area_px_N: Ints
     mean_prob_N: Floats
     spread_N: Floats
+    sure_px_N: Ints
 
     def __post_init__(self) -> None:
-        lengths = {len(self.polygons_N), len(self.area_px_N), len(self.mean_prob_N), len(self.spread_N)}
+        lengths = {len(column) for column in self.columns}
         assert len(lengths) == 1, f"columns of different lengths: {lengths}"
 
     def __len__(self) -> int:
@@ -60,7 +62,12 @@ class Regions:
         xy, rings, polygons = ragged(self.polygons_N)
         whole = xy.astype(np.int32)
         flat = whole if np.array_equal(whole, xy) else xy
-        return _unpacked, (flat, rings, polygons, self.area_px_N, self.mean_prob_N, self.spread_N)
+        return _unpacked, (flat, rings, polygons, *self.columns[1:])
+
+    @property
+    def columns(self) -> tuple[npt.NDArray[Any], ...]:
+        """All of them, one row a region, in the order of the attributes."""
+        return self.polygons_N, self.area_px_N, self.mean_prob_N, self.spread_N, self.sure_px_N
 
     @property
     def vertices(self) -> int:
@@ -69,28 +76,22 @@ class Regions:
 
     def take(self, index: npt.NDArray[np.integer | np.bool_]) -> "Regions":
         """The regions at these places, or where the mask is true."""
-        return Regions(
-            self.polygons_N[index], self.area_px_N[index], self.mean_prob_N[index], self.spread_N[index]
-        )
+        return Regions(*(column[index] for column in self.columns))
 
     @classmethod
     def concatenate(cls, parts: Iterable["Regions"]) -> "Regions":
         """All regions of ``parts``, in their order; no part at all gives no region."""
-        every = [cls(np.empty(0, object), np.empty(0, np.int64), np.empty(0), np.empty(0)), *parts]
-        return cls(
-            np.concatenate([p.polygons_N for p in every]),
-            np.concatenate([p.area_px_N for p in every]),
-            np.concatenate([p.mean_prob_N for p in every]),
-            np.concatenate([p.spread_N for p in every]),
-        )
+        ints, floats = np.empty(0, np.int64), np.empty(0)
+        every = [cls(np.empty(0, object), ints, floats, floats, ints), *parts]
+        return cls(*(np.concatenate(columns) for columns in zip(*(p.columns for p in every), strict=True)))
 
 
-def _unpacked(xy: npt.NDArray[Any], rings: Ints, polygons: Ints, area: Ints, *means: Floats) -> Regions:
+def _unpacked(xy: npt.NDArray[Any], rings: Ints, polygons: Ints, *others: npt.NDArray[Any]) -> Regions:
     """Undo ``Regions.__reduce__``."""
-    if len(area) == 0:
+    if len(others[0]) == 0:
         return Regions.concatenate([])
     built = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy.astype(np.float64), (rings, polygons))
-    return Regions(built, area, *means)
+    return Regions(built, *others)
 
 
 def threshold_u8(threshold: float) -> int:
@@ -109,12 +110,19 @@ def threshold_u8(threshold: float) -> int:
 
 
 def outline(
-    prob_YX: npt.NDArray[np.uint8], spread_YX: npt.NDArray[np.uint8], *, threshold_u8: int, x: int, y: int
+    prob_YX: npt.NDArray[np.uint8],
+    spread_YX: npt.NDArray[np.uint8],
+    *,
+    threshold_u8: int,
+    x: int,
+    y: int,
+    sure_u8: int = 0,
 ) -> Regions:
     """The 4-connected regions with ``prob_YX >= threshold_u8`` of a block at canvas pixel (x, y).
 
     Both maps hold round(value × 255). Outlines run exactly on pixel edges, holes included;
-    regions are sorted by their topmost-leftmost vertex.
+    regions are sorted by their topmost-leftmost vertex. Pixels from ``sure_u8`` on are surely
+    tumour; where that is no more than the threshold, all are.
 
     >>> square = np.full((2, 3), 255, np.uint8)
     >>> outline(square, square, threshold_u8=128, x=10, y=0).polygons_N[0].wkt
@@ -129,9 +137,11 @@ def outline(
     def total(run_R: Ints) -> Floats:
         return _totals(runs.label_R, run_R, runs.count)[label_N]
 
-    area_N = total(runs.lengths).astype(np.int64)
-    means = (_mean(total(runs.sums(stored_YX)), area_N) for stored_YX in (prob_YX, spread_YX))
-    return Regions(polygons, area_N, *means)
+    sure_N = area_N = total(runs.lengths).astype(np.int64)
+    if sure_u8 > threshold_u8:
+        sure_N = total(runs.sums((prob_YX >= sure_u8).view(np.uint8))).astype(np.int64)
+    prob_N, spread_N = (_mean(total(runs.sums(stored_YX)), area_N) for stored_YX in (prob_YX, spread_YX))
+    return Regions(polygons, area_N, prob_N, spread_N, sure_N)
 
 
 def _around(mask_YX: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
@@ -180,7 +190,8 @@ def join(parts: Iterable[Regions], chunk: int) -> Regions:
     area_M = total(met.area_px_N).astype(np.int64)
     prob_M = _mean(total(_sum(met.mean_prob_N, met.area_px_N)), area_M)
     spread_M = _mean(total(_sum(met.spread_N, met.area_px_N)), area_M)
-    every = Regions.concatenate([loose, Regions(polygons, area_M, prob_M, spread_M)])
+    sure_M = total(met.sure_px_N).astype(np.int64)
+    every = Regions.concatenate([loose, Regions(polygons, area_M, prob_M, spread_M, sure_M)])
     x_N, y_N = in_parts(first_vertices, every.polygons_N).T
     return every.take(np.lexsort((x_N, y_N)))
 
@@ -192,18 +203,20 @@ def tidy(
     min_hole_px: float,
     simplify_px: float,
     unknown: shapely.Geometry | None = None,
+    min_sure_px: float = 0,
 ) -> Regions:
     """Fill holes under ``min_hole_px``, drop regions under ``min_area_px``, then simplify.
+
+    So are regions of which fewer than ``min_sure_px`` are surely tumour (hysteresis: a region is
+    kept for its core, and outlined where it ends).
 
     A hole that holds a part of ``unknown``, of which nothing was read, is never filled.
     A region is judged by its area with the small holes filled: the polygon that is seen.
     ``area_px_N`` and the means stay those of the mask's own pixels.
     """
     filled = in_parts(lambda some: _without_holes_under(some, min_hole_px, unknown), regions.polygons_N)
-    kept = shapely.area(filled) >= min_area_px
-    left = regions.take(kept)
-    polygons = _simplified(filled[kept], simplify_px)
-    return Regions(polygons, left.area_px_N, left.mean_prob_N, left.spread_N)
+    kept = (shapely.area(filled) >= min_area_px) & (regions.sure_px_N >= min_sure_px)
+    return replace(regions.take(kept), polygons_N=_simplified(filled[kept], simplify_px))
 
 
 def within_budget(regions: Regions, *, simplify_px: float, max_vertices: int) -> tuple[Regions, float]:
@@ -218,7 +231,7 @@ def within_budget(regions: Regions, *, simplify_px: float, max_vertices: int) ->
     while shapely.get_num_coordinates(polygons).sum() > max_vertices and tolerance < _MOST_SIMPLIFIED_PX:
         tolerance = max(tolerance * math.sqrt(2), 0.5)
         polygons = _simplified(first, tolerance)
-    return Regions(polygons, regions.area_px_N, regions.mean_prob_N, regions.spread_N), tolerance
+    return replace(regions, polygons_N=polygons), tolerance
 
 
 def _simplified(polygons_N: Polygons, simplify_px: float) -> Polygons:

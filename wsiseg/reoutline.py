@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wsiseg.canvas import ProbabilityMap
 from wsiseg.errors import CanvasError
-from wsiseg.export import changed, chosen, export_polygons
+from wsiseg.export import chosen, export_polygons
 from wsiseg.ledger import Done, Ledger
 from wsiseg.manifest import SlideManifest
+from wsiseg.outlining import Outlining, changed
 from wsiseg.place import LEDGER, MANIFEST, MAP, Place
-from wsiseg.polygons import Regions, join, outline, threshold_u8
+from wsiseg.polygons import Regions, join, outline
 from wsiseg.summary import renew
 
 __all__ = ["SWEEP", "Swept", "outlines", "reoutline", "sweep"]
@@ -45,7 +46,7 @@ def reoutline(folder: Path, given: Mapping[str, Any]) -> SlideManifest:
         start = time.perf_counter()
         manifest = SlideManifest.read(folder / MANIFEST)
         how = changed(manifest, given)
-        regions = outlines(folder, manifest, how.threshold)
+        regions = outlines(folder, manifest, how)
         replacing = manifest.model_copy(update={"polygon_key": ""})
         replacing.write(folder / MANIFEST)  # should we be killed now, it speaks for no outlines
         done = export_polygons(regions, manifest, how, folder)
@@ -66,13 +67,14 @@ def sweep(folder: Path, given: Mapping[str, Any], thresholds: Sequence[float] = 
     manifest = SlideManifest.read(folder / MANIFEST)
     how = changed(manifest, given)
     for number, threshold in enumerate(thresholds):  # one at a time: all outlines at once fill the memory
-        regions = outlines(folder, manifest, threshold, trusted=number > 0)
-        _, area_mm2_N = chosen(regions, manifest, how)
+        now = replace(how, threshold=threshold)
+        regions = outlines(folder, manifest, now, trusted=number > 0)
+        _, area_mm2_N = chosen(regions, manifest, now)
         tumor_mm2, tissue_mm2 = float(area_mm2_N.sum()), manifest.result.tissue_mm2
         yield Swept(threshold, len(area_mm2_N), tumor_mm2, tumor_mm2 / tissue_mm2 if tissue_mm2 else None)
 
 
-def outlines(folder: Path, manifest: SlideManifest, threshold: float, *, trusted: bool = False) -> Regions:
+def outlines(folder: Path, manifest: SlideManifest, how: Outlining, *, trusted: bool = False) -> Regions:
     """The joined outlines of a stored map; every block is held against its ledger, unless ``trusted``.
 
     A block that the ledger does not name held no tissue and is blank.
@@ -80,7 +82,7 @@ def outlines(folder: Path, manifest: SlideManifest, threshold: float, *, trusted
     Raises:
         CanvasError: a block's chunk is damaged or lost.
     """
-    canvas, least = ProbabilityMap.open(folder / MAP), threshold_u8(threshold)
+    canvas, (least, sure) = ProbabilityMap.open(folder / MAP), how.levels_u8
     parts: list[Regions] = []
     for done in _ledger(folder, manifest):
         block = canvas.grid.block(done.row, done.column)
@@ -89,7 +91,8 @@ def outlines(folder: Path, manifest: SlideManifest, threshold: float, *, trusted
             raise CanvasError(msg)
         prob_YX, spread_YX = canvas.read(block.core)
         if int(prob_YX.max()) >= least:
-            parts.append(outline(prob_YX, spread_YX, threshold_u8=least, x=block.core.x, y=block.core.y))
+            x, y = block.core.x, block.core.y
+            parts.append(outline(prob_YX, spread_YX, threshold_u8=least, sure_u8=sure, x=x, y=y))
     return join(parts, canvas.grid.chunk)
 
 

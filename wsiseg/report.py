@@ -189,7 +189,9 @@ def _numbers(manifest: SlideManifest | None, review: int) -> list[str]:
     found, counts, slide = manifest.result, manifest.counts, manifest.slide
     fraction = None if found.tissue_fraction is None else 100 * found.tissue_fraction
     spread = found.disagreement if len(manifest.model.weights) > 1 else None
-    threshold = f"p&nbsp;≥&nbsp;{manifest.polygon_options.get('threshold', 0):g}"
+    how = manifest.polygon_options
+    sure = f", sure&nbsp;{how['sure']:g}" if how.get("sure", 0) > how.get("threshold", 0) else ""
+    threshold = f"p&nbsp;≥&nbsp;{how.get('threshold', 0):g}{sure}"
     return [
         _number(found.tumor_mm2, ".3f", f'<br><span class="small">{threshold}</span>'),
         _number(fraction, ".1f"),

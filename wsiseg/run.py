@@ -14,7 +14,6 @@ from typing import Literal
 from wsiseg.bundle import BundleSpec, find_bundle, load_spec, with_folds
 from wsiseg.drawn import check_tissue_option
 from wsiseg.errors import UsageError, WsisegError
-from wsiseg.export import outlining
 from wsiseg.forecast import blocks_in_flight
 from wsiseg.inputs import SlideInput
 from wsiseg.kept import Recipe
@@ -23,6 +22,7 @@ from wsiseg.machine import cores, visible_gpus
 from wsiseg.manifest import SlideManifest
 from wsiseg.one_slide import Job, Progress
 from wsiseg.options import ClusterOptions, MapOptions, PolygonOptions
+from wsiseg.outlining import outlining
 from wsiseg.pipeline import PREDICTORS, SLIDES, Predict, numerics_of
 from wsiseg.readers import check_reader
 from wsiseg.recipes import EnsembleRecipe, SlideRecipe

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def _counted(folder: Path, mosaic: Mosaic | None, spec: BundleSpec) -> Record:
     about: Record = {"tissue_mm2": manifest.result.tissue_mm2, "px_mm2": manifest.canvas.mpp**2 / 1e6}
     kept = folder.with_name(f"{folder.name}.grid.npz")
     size, factor = (manifest.canvas.height, manifest.canvas.width), manifest.canvas.factor
-    points = json.dumps([[p.threshold, p.min_area_um2, p.min_hole_um2] for p in grid()])
+    points = json.dumps([astuple(p) for p in grid()])
     if kept.is_file():
         with np.load(kept) as found:
             if str(found["points"]) == points:
@@ -163,15 +163,11 @@ def _chosen(
     patch_dice = _as_patches(bench, spec, [tile.case for _, m in tumour for tile in m.tiles])
     best, met = choose(found, patch_dice)
     at, plain = points.index(best.point), points.index(PLAIN)
-    point = {
-        "threshold": best.point.threshold,
-        "min_area_um2": best.point.min_area_um2,
-        "min_hole_um2": best.point.min_hole_um2,
-    }
     how = {
-        "threshold": point["threshold"],
-        "min_area": point["min_area_um2"],
-        "min_hole": point["min_hole_um2"],
+        "threshold": best.point.threshold,
+        "min_area": best.point.min_area_um2,
+        "min_hole": best.point.min_hole_um2,
+        "sure": best.point.sure,
     }
     told = {}
     for name, folders in free.items():
@@ -186,7 +182,7 @@ def _chosen(
             "in_rule": name in ruled,
         }
     return {
-        "point": point,
+        "point": asdict(best.point),
         "met": met,
         "dice": best.dice,
         "patch_dice": patch_dice,

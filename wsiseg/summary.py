@@ -13,7 +13,7 @@ __all__ = ["COLUMNS", "SUMMARY", "Row", "facts", "read_summary", "renew", "updat
 
 SUMMARY = "summary.csv"
 COLUMNS = (
-    "slide", "status", "reason", "flags", "threshold", "tumor_mm2", "tissue_mm2", "tissue_fraction",
+    "slide", "status", "reason", "flags", "threshold", "sure", "tumor_mm2", "tissue_mm2", "tissue_fraction",
     "polygons", "mean_probability", "disagreement", "unreadable_mm2", "mpp", "mpp_source", "seconds",
 )  # fmt: skip
 Row = dict[str, object]
@@ -26,6 +26,7 @@ def facts(manifest: SlideManifest) -> Row:
         "reason": manifest.result.note,
         "flags": "; ".join(manifest.flags),
         "threshold": manifest.polygon_options.get("threshold"),
+        "sure": manifest.polygon_options.get("sure", 0.0),
         "polygons": manifest.counts.polygons,
         "mpp": manifest.slide.mpp,
         "mpp_source": manifest.slide.mpp_source,

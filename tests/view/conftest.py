@@ -10,11 +10,11 @@ import pytest
 import tifffile
 
 from wsiseg.bundle import BundleSpec, FoldFile
-from wsiseg.export import outlining
 from wsiseg.inputs import SlideInput
 from wsiseg.manifest import SlideManifest
 from wsiseg.one_slide import Job
 from wsiseg.options import MapOptions, PolygonOptions
+from wsiseg.outlining import outlining
 from wsiseg.pipeline import PREDICTORS, SLIDES, Predict
 from wsiseg.recipes import SlideRecipe
 from wsiseg.records import RunRecord
