@@ -98,15 +98,17 @@ class Drawn:
 def filled(polygons_N: Polygons, shape_YX: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Which pixels (Y, X) have their centre in one of some valid polygons, given in pixels.
 
-    Along each row of centres an edge that crosses it changes outside to inside, or back. Of a centre on an
-    edge, what lies right of it decides, else below: polygons side by side share no pixel and lose none.
+    Along each row of centres an edge that goes up enters a polygon, one that goes down leaves it; inside is
+    where more were entered than left. Nothing is united first: GEOS (3.14) loses polygons whose edges nearly
+    coincide. Of a centre on an edge, what lies right of it decides, else below: polygons side by side share
+    no pixel and lose none.
 
     >>> filled(np.array([shapely.box(0.5, 0, 2.5, 1)]), (2, 4)).astype(int).tolist()
     [[1, 1, 0, 0], [0, 0, 0, 0]]
     """
     height, width = shape_YX
     near_N = polygons_N[shapely.intersects(polygons_N, shapely.box(0, 0, width, height))]
-    ring_R = shapely.get_rings(shapely.get_parts(shapely.union_all(near_N)))
+    ring_R = shapely.get_rings(shapely.normalize(near_N))  # shells run clockwise, holes the other way
     xy, owner = shapely.get_coordinates(ring_R, return_index=True)
     xy -= 0.5
     same = owner[1:] == owner[:-1]
@@ -118,9 +120,10 @@ def filled(polygons_N: Polygons, shape_YX: tuple[int, int]) -> npt.NDArray[np.bo
     row = np.arange(len(edge)) - np.repeat(first - low, high - low)
     slope = (two[edge, 0] - one[edge, 0]) / (two[edge, 1] - one[edge, 1])
     column = np.clip(np.ceil(one[edge, 0] + (row - one[edge, 1]) * slope), 0, width).astype(np.intp)
-    crossings_YX = np.zeros((height, width + 1), np.uint8)
-    np.add.at(crossings_YX, (row, column), 1)  # may wrap around: odd stays odd
-    inside_YX: npt.NDArray[np.bool_] = np.cumsum(crossings_YX[:, :-1], axis=1, dtype=np.uint8) % 2 > 0
+    entered_YX = np.zeros((height, width + 1), np.int16)
+    np.add.at(entered_YX, (row, column), np.where(two[edge, 1] > one[edge, 1], np.int16(1), np.int16(-1)))
+    np.cumsum(entered_YX, axis=1, out=entered_YX)
+    inside_YX: npt.NDArray[np.bool_] = entered_YX[:, :-1] != 0
     return inside_YX
 
 

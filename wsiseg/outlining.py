@@ -54,6 +54,12 @@ class Outlining:
         """The smallest stored values that are tumour, and that are surely so."""
         return threshold_u8(self.threshold), threshold_u8(max(self.threshold, self.sure))
 
+    @property
+    def asks_more(self) -> bool:
+        """Whether a region must reach more than the threshold in places."""
+        least, sure = self.levels_u8
+        return sure > least
+
 
 def outlining(options: PolygonOptions, spec: BundleSpec) -> Outlining:
     """Make every choice: the user's, and where there is none, that of the bundle's author."""
