@@ -11,7 +11,7 @@ give a fresh WORK to check for good.
 
 SLIDES.csv lists slides without tumour (path, name, mpp), as for ``wsiseg segment --slide-list``.
 ``--left-out RUN`` adds the scores of a training with ``wsiseg train --leave-domain-out``; without it those
-stay that stand in ``judgement.json`` of the same weights.
+stay that stand in ``judgement.json`` of the same weights, and ``--check`` says that it did not make them.
 ``--unseen DATA`` makes the mosaics of the images there, judges disagreement on those that no fold has seen,
 which flatters nobody, and adds the scores of domains of which no fold has seen any.
 """
@@ -82,14 +82,14 @@ def main() -> None:
     worst = list(each.values())
     licence = {case.key: case.licence for case in bench.cases}
     drawn = [a for a in worst if licence[a.score.key].startswith(DRAWABLE)][:WORST]
-    kept = read_judgement(folder, spec) or {}
+    before = read_judgement(folder, spec) or {}
     record: Record = {
         "format": 1,
         "weights": spec.weights_key,
         "device": bench.predictor.numerics,
         "limits": {"cases a domain": given.limit, "cases a domain for slides and shifts": given.some},
         "held_out": judged(held_out, spec.temperature),
-        "left_out": left_out(given.left_out) | unseen_domains(wider) or kept.get("left_out", {}),
+        "left_out": left_out(given.left_out) | unseen_domains(wider),
         "calibration": calibration,
         "shifts": shifts(bench, given.some),
         "slides": slides,
@@ -109,6 +109,7 @@ def main() -> None:
     if given.check:
         check(folder, spec, record, given.within)
         return
+    record["left_out"] = before.get("left_out", {}) | record["left_out"]
     write_text(folder / "bundle.json", spec.model_dump_json(indent=1) + "\n")
     write_judgement(folder, record)
     picture.save(folder / "disagreement.png")
@@ -304,13 +305,18 @@ def check(folder: Path, spec: BundleSpec, record: Record, within: float) -> None
     kept = read_judgement(folder, spec)
     if kept is None:
         sys.exit(f"{folder} was not judged with these weights: leave --check out first")
+    others = {name: found for name, found in kept["left_out"].items() if name not in record["left_out"]}
+    record = {**record, "left_out": others | record["left_out"]}
     wrong = differences(kept, record, within=within)
     point = Point(**record["slides"]["point"])
     advised = load_spec(folder)
     for name, value in {**dataclasses.asdict(point), "temperature": spec.temperature}.items():
         if getattr(advised, name) != value:
             wrong.append(f"bundle.json: {name} is {getattr(advised, name)}, {value} was found")
-    print("\n".join(wrong) or f"every figure of {spec.name} was found again to within {within:g}")
+    if others:
+        print(f"not made again without --left-out or --unseen: the scores of {', '.join(others)} left out")
+    rest = "every other figure" if others else "every figure"
+    print("\n".join(wrong) or f"{rest} of {spec.name} was found again to within {within:g}")
     sys.exit(1 if wrong else 0)
 
 

@@ -149,7 +149,8 @@ def test_a_finished_slide_is_skipped_and_one_of_other_settings_refused(tmp_path:
     assert job().segment(recipe(slide), out, quiet) == (manifest, True)
     with pytest.raises(OutputError, match=r"\(numerics\); use --overwrite"):
         job(numerics="other").segment(recipe(slide), out, quiet)
-    with pytest.raises(OutputError, match="outlined with other options"):
+    assert manifest.model.advised["sure"] == SPEC.sure
+    with pytest.raises(OutputError, match=r"other options \(threshold 0\.5, now 0\.4\); 'wsiseg polygons'"):
         job(outlining={"threshold": 0.4}).segment(recipe(slide), out, quiet)
     again, skipped = job(numerics="other", overwrite=True).segment(recipe(slide), out, quiet)
     assert not skipped

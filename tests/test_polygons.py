@@ -301,6 +301,14 @@ def test_runs_are_labelled_as_scipy_labels_their_pixels(mask: Mask) -> None:
     assert sorted(summed.tolist()) == sorted(np.atleast_1d(expected).tolist())
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_run_as_wide_as_a_block_is_summed_up_whole(kind: type[np.unsignedinteger]) -> None:
+    """A block of 8192 pixels of 255 is more than 16 bits hold."""
+    most = np.iinfo(kind).max
+    full_YX = np.full((2, 8192), most, kind)
+    assert label_runs(full_YX > 0).sums(full_YX).tolist() == [8192 * most] * 2
+
+
 @unhurried
 @given(masks | blobs, st.sampled_from([0.5, 1.0, 2.0]))
 def test_simplified_outlines_stay_valid_and_within_twice_the_tolerance(mask: Mask, tolerance: float) -> None:

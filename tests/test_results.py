@@ -1,11 +1,13 @@
 """What is made of a finished map: outlined again, swept, ranked, shown as a picture and on a page."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ from wsiseg.reoutline import outlines, reoutline, sweep
 from wsiseg.report import write_report
 from wsiseg.review import REVIEW_ABOVE
 from wsiseg.run import Outcome
+from wsiseg.view.results import facts, look
 
 Map = npt.NDArray[np.uint8]
 SETTINGS = {"block": 2}
@@ -188,11 +191,55 @@ def test_a_region_is_kept_where_enough_of_it_is_sure_and_outlined_where_it_ends(
 def test_a_slide_that_was_outlined_before_there_was_sure_is_outlined_again_as_it_was(tmp_path: Path) -> None:
     finished(tmp_path / "a")
     manifest = SlideManifest.read(tmp_path / "a" / "slide.json")
-    before = content(tmp_path / "a", but=["slide.json", "tumor.geojson"])
+    before = content(tmp_path / "a", but=["slide.json"])
     old = {name: value for name, value in manifest.polygon_options.items() if name != "sure"}
     manifest.model_copy(update={"polygon_options": old}).write(tmp_path / "a" / "slide.json")
     assert reoutline(tmp_path / "a", {}).polygon_options["sure"] == 0.0
-    assert content(tmp_path / "a", but=["slide.json", "tumor.geojson"]) == before
+    assert content(tmp_path / "a", but=["slide.json"]) == before
+
+
+def test_where_no_more_than_the_threshold_is_asked_outlines_have_the_key_they_had_before_there_was_sure() -> (
+    None
+):
+    before = {name: value for name, value in asdict(how(threshold=0.9)).items() if name != "sure"}
+    key = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
+    assert {how(threshold=0.9, sure=sure).key for sure in (0.0, 0.5, 0.9, 0.901)} == {key}
+    assert how(threshold=0.9, sure=0.95).key != key
+
+
+def test_with_no_smallest_area_a_region_needs_one_sure_pixel(tmp_path: Path) -> None:
+    finished(tmp_path / "a", discs((60, 60, 30, 150, 20), (200, 120, 40, 180, 90)))
+    assert reoutline(tmp_path / "a", {"min_area": 0.0, "sure": 0.7}).counts.polygons == 1
+    none = reoutline(tmp_path / "a", {"sure": 1.0})
+    assert (none.counts.polygons, none.result.note) == (
+        0, "no region reaches 1; 2 smaller or less sure ones were dropped",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("threshold", "told"), [(0.35, 0.75), (0.75, 0.0), (0.9, 0.0)])
+def test_what_more_is_asked_is_told_everywhere_and_only_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threshold: float, told: float
+) -> None:
+    captions: list[str] = []
+
+    def kept(*given: Any, caption: str, **more: Any) -> Image.Image:
+        captions.append(caption)
+        return draw_overview(*given, caption=caption, **more)
+
+    monkeypatch.setattr("wsiseg.export.draw_overview", kept)
+    done = finished(tmp_path / "a", options=how(sure=0.75))
+    RunRecord(tmp_path, [], {}).add(Outcome(SlideInput(Path("a.svs"), "a"), "done", tmp_path / "a", done))
+    line = wsiseg("polygons", tmp_path / "a", "--threshold", threshold).stdout
+    assert f"p >= {threshold}{f' ({told} in places)' if told else ''}, " in line
+    assert (f"{threshold} or more, {told} in places;" if told else f"{threshold} or more;") in captions[-1]
+    assert float(rows(tmp_path / "summary.csv")[0]["sure"]) == told
+    (head, cells) = Page(write_report(tmp_path).read_text()).table
+    words = f"p\xa0≥\xa0{threshold}" + (f", sure\xa0{told}" if told else "")
+    assert cells[head.index("Tumour, mm²")].endswith(words)
+    (entry,) = look(tmp_path).values()
+    assert facts(entry)["sure"] == told
+    swept = {one.threshold: one.sure for one in sweep(tmp_path / "a", {})}
+    assert (swept[0.7], swept[0.75], swept[0.8]) == (0.75, 0, 0)
 
 
 @pytest.mark.parametrize("sure", [0.0, 0.7])
@@ -270,6 +317,8 @@ def test_the_sweep_is_printed_and_takes_no_threshold(tmp_path: Path) -> None:
     done = wsiseg("polygons", tmp_path / "a", "--sweep")
     assert done.exit_code == 0
     assert len(done.stdout.splitlines()) == 2 + 19
+    sure = wsiseg("polygons", tmp_path / "a", "--sweep", "--sure", 0.75).stdout.splitlines()
+    assert [line.split()[1] for line in sure[2:17]] == 14 * ["0.75"] + ["-"], "at 0.75 no more is asked"
     swept = json.loads(wsiseg("polygons", tmp_path / "a", "--sweep", "--json").stdout)["sweep"]
     assert [one["threshold"] for one in swept][:2] == [0.05, 0.1]
     assert wsiseg("polygons", tmp_path / "a", "--sweep", "--threshold", 0.3).exit_code == 2

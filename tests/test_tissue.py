@@ -16,6 +16,7 @@ from wsiseg.testing import ArraySlide, array_info
 from wsiseg.tissue import (
     MOST_PX,
     TissueMask,
+    _filled,
     find_slide_tissue,
     find_tissue,
     has_overview,
@@ -201,6 +202,14 @@ def test_dust_goes_and_small_lumina_are_filled() -> None:
     )
     assert found[90:110, 100:120].all()
     assert not found[10:30, 10:30].any()
+
+
+def test_a_hole_that_meets_the_outside_at_a_corner_alone_is_a_hole() -> None:
+    mask_YX = np.ones((6, 6), np.bool_)
+    mask_YX[0, 0] = mask_YX[1, 1] = False
+    assert _filled(mask_YX, 4).sum() == 35
+    mask_YX[0, 1] = False
+    assert _filled(mask_YX, 4).sum() == 33
 
 
 @given(st.integers(-300, 2300), st.integers(-300, 2300), st.integers(1, 400), st.integers(1, 400))

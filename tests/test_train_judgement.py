@@ -22,11 +22,19 @@ from wsiseg.model import build_network, save_fold
 from wsiseg.train.bench import Bench
 from wsiseg.train.cases import read_cases
 from wsiseg.train.evaluate import Question, evaluate
-from wsiseg.train.judgement import HEADING, differences, read_judgement, with_section, write_judgement
+from wsiseg.train.judgement import (
+    HEADING,
+    differences,
+    read_judgement,
+    section,
+    with_section,
+    write_judgement,
+)
 from wsiseg.train.loop import predict
 from wsiseg.train.records import write_learnt
 
 JUDGE = Path(__file__).parents[1] / "scripts" / "judge.py"
+SHIPPED = sorted(path.parent for path in (Path(__file__).parents[1] / "models").glob("*/bundle.json"))
 CARD = "# x\n\n## Validation\n\nv\n\n## Data\n\nd\n\n## Licence\n\nl\n"
 TEXT = st.text("ab \n#|", max_size=20).map(lambda text: f"{HEADING}\n\n{text.replace('#', '')}\n")
 
@@ -38,6 +46,18 @@ def test_a_card_has_one_judgement_the_last_and_keeps_everything_else(first: str,
     assert card.count(HEADING) == 1
     assert card.replace(f"{second}\n", "") == CARD
     assert with_section("# bare\n", first).startswith("# bare\n\n## Judgement")
+
+
+@pytest.mark.parametrize("bundle", SHIPPED, ids=lambda folder: folder.name)
+def test_the_card_of_a_shipped_bundle_tells_its_judgement(bundle: Path) -> None:
+    spec, card = load_spec(bundle), (bundle / "README.md").read_text(encoding="utf-8")
+    record = read_judgement(bundle, spec)
+    assert record is not None
+    assert with_section(card, section(record)) == card
+    point = record["slides"]["point"]
+    assert point == {name: getattr(spec, name) for name in point}
+    told = f"region {spec.min_area_um2:g} µm² (as much of it must reach {spec.sure:g}), smallest hole"
+    assert (told in card) == (spec.sure > 0)
 
 
 NUMBERS = st.recursive(

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import shapely
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from scipy import ndimage
 from wsiseg.bundle import BundleSpec, FoldFile
 from wsiseg.options import PolygonOptions
 from wsiseg.outlining import outlining
-from wsiseg.polygons import outline, tidy
+from wsiseg.polygons import Regions, outline, tidy
 from wsiseg.train.cases import read_cases
 from wsiseg.train.mosaic import compose, lay_out
 from wsiseg.train.operating import Found, Point, choose, count_over, grid, regions
@@ -23,6 +24,14 @@ SPEC = BundleSpec(
     name="x", encoder="mit_b0", licence="", trained_on="", threshold=0.65, min_area_um2=7.0, sure=0.8,
     review_above=0.12, folds=(FoldFile(file="fold-1.safetensors", sha256="0" * 64),),
 )  # fmt: skip
+
+
+def _told_apart(mask_YX: npt.NDArray[np.bool_], found: Regions) -> bool:
+    """Whether small holes may be filled otherwise: regions that touch at a corner, or islands in holes."""
+    a, b, c, d = mask_YX[:-1, :-1], mask_YX[:-1, 1:], mask_YX[1:, :-1], mask_YX[1:, 1:]
+    filled = [shapely.Polygon(p.exterior) for p in found.polygons_N]
+    islands = any(q.contains(p) for p in found.polygons_N for q in filled if q.area > p.area)
+    return islands or bool(((a == d) & (b == c) & (a != b)).any())
 
 
 @settings(max_examples=60)
@@ -36,11 +45,7 @@ def test_the_regions_of_the_grid_are_those_that_are_exported(seed: int, area: in
     found_YX, count = regions(mask_YX, min_area_px=area, min_hole_px=hole)
     sizes = np.bincount(found_YX.ravel(), minlength=count + 1)[1:]
     assert sizes.sum() == pytest.approx(sum(p.area for p in kept.polygons_N), rel=0.1, abs=60)
-    a, b, c, d = mask_YX[:-1, :-1], mask_YX[:-1, 1:], mask_YX[1:, :-1], mask_YX[1:, 1:]
-    corners = ((a == d) & (b == c) & (a != b)).any()
-    filled = [shapely.Polygon(p.exterior) for p in kept.polygons_N]
-    islands = any(q.contains(p) for p in kept.polygons_N for q in filled if q.area > p.area)
-    if not corners and not islands:
+    if not _told_apart(mask_YX, kept):
         assert sorted(sizes.tolist()) == sorted(p.area for p in kept.polygons_N)
 
 
@@ -63,21 +68,24 @@ def test_the_areas_of_the_grid_are_those_that_are_exported_sure_or_not(seed: int
     prob_YX = (255 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
     mpp = 20.0  # 2000 µm² are five pixels
     _, whole_P = count_over(prob_YX, prob_YX > 150, [(slice(0, 60), slice(0, 70))], mpp=mpp)
+    compared = 0
     for point, area in zip(grid(), whole_P, strict=True):
-        if point.min_hole_um2:
-            continue
         how = replace(outlining(PolygonOptions(), SPEC), threshold=point.threshold, sure=point.sure)
         least, sure = how.levels_u8
         exported = outline(prob_YX, prob_YX, threshold_u8=least, sure_u8=sure, x=0, y=0)
-        least_px = point.min_area_um2 / mpp**2
+        least_px, hole_px = point.min_area_um2 / mpp**2, point.min_hole_um2 / mpp**2
+        if hole_px and _told_apart(prob_YX >= least, exported):
+            continue
         kept = tidy(
             exported,
             min_area_px=least_px,
-            min_hole_px=0,
+            min_hole_px=hole_px,
             simplify_px=0,
             min_sure_px=least_px if point.sure else 0,
         )
-        assert area == kept.area_px_N.sum(), point
+        assert area == shapely.area(kept.polygons_N).sum(), point
+        compared += hole_px > 0 < point.sure
+    assert compared
 
 
 def found(point: Point, dice: float, **false: float) -> Found:
@@ -101,6 +109,14 @@ def test_where_the_rule_cannot_be_met_false_positives_come_first_unless_nothing_
     assert choose(tried, 0.80) == (tried[1], False)
     deaf = [ALL, found(kept(2000), 0.70, a=0.10), found(kept(2000, 0.9), 0.30, a=0.001)]
     assert choose(deaf, 0.80) == (deaf[1], False)
+    other = [
+        found(Point(0.3, 0, 0), 0.79, a=0.3),
+        found(Point(0.3, 2000, 0), 0.95, a=0.3),
+    ]  # not where they end
+    least = [ALL, found(kept(2000), 0.45, a=0.01), *other]
+    assert choose(least, 0.9) == (least[1], False), "half of the best Dice there"
+    loud = [ALL, found(kept(2000), 0.6, a=0.05), found(kept(5000), 0.7, a=0.05)]
+    assert choose(loud, 0.9) == (loud[2], False)
     assert choose([found(Point(0.5, 0, 0), 0.70, a=0.0)], 0.80)[1] is False
 
 
@@ -115,6 +131,10 @@ def test_of_points_that_are_as_good_the_tidier_and_the_less_strict_is_taken() ->
     assert choose(tried, 0.8)[0] == tried[2]
     filled = [found(Point(0.5, 2000, 2000, sure), 0.787, a=0.0) for sure in (0.9, 0.7)]
     assert choose([*tried, *filled], 0.8)[0] == filled[1]
+    surer = [found(kept(5000, sure), 0.79, a=0.0) for sure in (0.9, 0.7)]
+    assert choose([ALL, *surer, found(kept(2000, 0.9), 0.79, a=0.0)], 0.8)[0] == surer[1]
+    same = found(kept(2000), 0.788, a=0.0)
+    assert choose([same, *tried], 0.8)[0] == tried[2], "of one point's twins the better"
     worse = found(Point(0.5, 2000, 10_000), 0.78, a=0.0)
     assert choose([*tried, worse], 0.8)[0] == tried[2]
     assert len(set(grid())) == len(list(grid())) > 100

@@ -61,8 +61,9 @@ def _tell(folder: Path, manifest: "SlideManifest", *, as_json: bool) -> None:
     found, how, seconds = manifest.result, manifest.polygon_options, manifest.seconds
     regions = "1 region" if (count := manifest.counts.polygons) == 1 else f"{count} regions"
     of_run = f" (the run that made the map: {seconds['total']:.1f} s)" if "total" in seconds else ""
+    sure = f" ({manifest.more_asked:g} in places)" if manifest.more_asked else ""
     click.echo(
-        f"{folder}: tumor {found.tumor_mm2:.3f} mm² at p >= {how['threshold']:g}, "
+        f"{folder}: tumor {found.tumor_mm2:.3f} mm² at p >= {how['threshold']:g}{sure}, "
         f"{regions}, {seconds['outlined again']:.1f} s{of_run}"
     )
     if found.note:
@@ -73,10 +74,11 @@ def _tell_sweep(folder: Path, swept: "list[Swept]", *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"folder": str(folder), "sweep": [dataclasses.asdict(one) for one in swept]}))
         return
-    click.echo(f"{folder}\nthreshold  regions  tumor mm²  of tissue")
+    click.echo(f"{folder}\nthreshold   sure  regions  tumor mm²  of tissue")
     for one in swept:
+        sure = f"{one.sure:g}" if one.sure else "-"
         part = "" if one.tissue_fraction is None else f"{one.tissue_fraction:9.1%}"
-        click.echo(f"{one.threshold:9.2f}  {one.regions:7d}  {one.tumor_mm2:9.3f}  {part}")
+        click.echo(f"{one.threshold:9.2f}  {sure:>5}  {one.regions:7d}  {one.tumor_mm2:9.3f}  {part}")
 
 
 @click.command()

@@ -96,7 +96,7 @@ class Drawn:
 
 
 def filled(polygons_N: Polygons, shape_YX: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Which pixels (Y, X) have their centre in one of some valid polygons, given in pixels.
+    """Which pixels (Y, X) have their centre in one of some valid polygons (not multipolygons), in pixels.
 
     Along each row of centres an edge that goes up enters a polygon, one that goes down leaves it; inside is
     where more were entered than left. Nothing is united first: GEOS (3.14) loses polygons whose edges nearly

@@ -75,7 +75,7 @@ def chosen(regions: Regions, manifest: SlideManifest, how: Outlining) -> tuple[R
         min_hole_px=how.min_hole_um2 / px_um2,
         simplify_px=0,
         unknown=unknown(manifest),
-        min_sure_px=how.min_area_um2 / px_um2 if how.asks_more else 0,
+        min_sure_px=max(1, how.min_area_um2 / px_um2) if how.more_asked else 0,
     )
     return left, shapely.area(left.polygons_N) * px_um2 / 1e6
 
@@ -215,12 +215,14 @@ def _notes(kept: _Kept, manifest: SlideManifest, how: Outlining) -> Iterator[str
     if manifest.result.tissue_mm2 == 0:
         yield "no tissue was found on the slide; --tissue none looks everywhere"
     elif len(kept.regions) == 0:
-        if how.asks_more:
+        if not how.more_asked:
+            yield f"no region of {how.min_area_um2:g} µm² or more reaches {how.threshold:g}"
+        elif how.min_area_um2:
             yield f"no region has {how.min_area_um2:g} µm² or more that reach {how.sure:g}"
         else:
-            yield f"no region of {how.min_area_um2:g} µm² or more reaches {how.threshold:g}"
+            yield f"no region reaches {how.sure:g}"
         if kept.found:
-            yield f"{kept.found} with less were dropped"
+            yield f"{kept.found} smaller {'or less sure ' if how.more_asked else ''}ones were dropped"
     if kept.tolerance_px > how.simplify_px:
         vertices, most = kept.regions.vertices, how.max_vertices
         done = f"outlines simplified by {kept.tolerance_px:.3g} canvas px to stay under {most} vertices"
@@ -252,7 +254,7 @@ def _draw(
     lost = f"; {result.unreadable_mm2:.2f} mm^2 unreadable" if manifest.unreadable else ""
     regions = "1 region" if len(kept) == 1 else f"{len(kept)} regions"
     found = f"tumour {result.tumor_mm2:.2f} mm^2{of_tissue}, {regions}{to_review}"
-    sure = f", {how.sure:g} in places" if how.asks_more else ""
+    sure = f", {how.sure:g} in places" if how.more_asked else ""
     how_found = f"probability {how.threshold:g} or more{sure}{lost}; {manifest.model.name}, research use only"
     px_per_canvas_px = manifest.canvas.factor * per_l0
     marks: list[Mark] = ["tissue"] if result.tissue_mm2 else []

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from wsiseg.errors import OutputError
 from wsiseg.focus import Focus
 from wsiseg.plan import Plan
+from wsiseg.polygons import more_asked
 
 __all__ = [
     "Canvas",
@@ -146,6 +147,12 @@ class SlideManifest(_Frozen):
         """The share of the devices' time between blocks in which they waited; None where none was timed."""
         idle_s, network_s = (self.seconds.get(stage, 0.0) for stage in ("device idle", "network"))
         return idle_s / (idle_s + network_s) if network_s else None
+
+    @property
+    def more_asked(self) -> float:
+        """The probability above the threshold that each region reaches in places; 0 where none was asked."""
+        how = self.polygon_options
+        return more_asked(how.get("threshold", 1.0), how.get("sure", 0.0))
 
     def write(self, path: Path) -> None:
         """Write the record, whole or not at all.

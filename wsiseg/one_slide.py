@@ -101,7 +101,7 @@ class Job:
             plan = self.plan(opened.info, drawn)
         recipe = replace(recipe, fingerprint=plan.slide.fingerprint)
         with Place(folder).claimed() as place:
-            if not self.overwrite and place.finished(plan, self.outlining.key):
+            if not self.overwrite and place.finished(plan, self.outlining.key, asdict(self.outlining)):
                 return SlideManifest.read(folder / MANIFEST), True
             hidden = place.begin(plan.settings, anew=self.overwrite)
             manifest = _InWork(self, plan, recipe, hidden, drawn).do(on_progress)

@@ -37,8 +37,8 @@ class PolygonOptions:
     )
     sure: float | None = _option(
         None,
-        "Keep a region only where as much of it as --min-area reaches this probability too; 0 asks for no "
-        "more than its size. The bundle's own by default.",
+        "Keep a region only if as much of it as --min-area (a pixel at least) reaches this probability too; "
+        "0, or no more than --threshold, asks for nothing. The bundle's own by default.",
         metavar="P",
         range=(0, 1),
     )

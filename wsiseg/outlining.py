@@ -11,7 +11,7 @@ from wsiseg.errors import OutputError
 from wsiseg.manifest import SlideManifest
 from wsiseg.options import PolygonOptions
 from wsiseg.place import geojson_name
-from wsiseg.polygons import threshold_u8
+from wsiseg.polygons import more_asked, threshold_u8
 
 __all__ = ["Outlining", "changed", "outlining"]
 
@@ -25,7 +25,7 @@ _LONG_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Outlining:
-    """``PolygonOptions`` with every choice made; ``sure`` is 0 where a region's size is all that is asked."""
+    """``PolygonOptions`` with every choice made."""
 
     threshold: float
     min_area_um2: float
@@ -41,8 +41,11 @@ class Outlining:
 
     @property
     def key(self) -> str:
-        """A sha256 (hex) over all of them: two exports of one map with one key are the same bytes."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """A sha256 (hex) over all that counts: two exports of one map with one key are the same bytes."""
+        counts = asdict(self)
+        if not self.more_asked:
+            del counts["sure"]
+        return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()
 
     @property
     def file(self) -> str:
@@ -55,10 +58,9 @@ class Outlining:
         return threshold_u8(self.threshold), threshold_u8(max(self.threshold, self.sure))
 
     @property
-    def asks_more(self) -> bool:
-        """Whether a region must reach more than the threshold in places."""
-        least, sure = self.levels_u8
-        return sure > least
+    def more_asked(self) -> float:
+        """The probability above the threshold that a region must reach in places; 0 where none is asked."""
+        return more_asked(self.threshold, self.sure)
 
 
 def outlining(options: PolygonOptions, spec: BundleSpec) -> Outlining:

@@ -68,8 +68,8 @@ class Place:
         finally:
             _give_back(lock, handle)
 
-    def finished(self, plan: Plan, polygon_key: str) -> bool:
-        """Whether the slide is done with these very settings.
+    def finished(self, plan: Plan, polygon_key: str, options: Mapping[str, object]) -> bool:
+        """Whether the slide is done with these very settings, and outlined with options of this key.
 
         Raises:
             OutputError: it was done with others; names them.
@@ -82,9 +82,11 @@ class Place:
             msg = f"{self.folder} was made with other settings ({different}); use --overwrite to redo it"
             raise OutputError(msg)
         if found.polygon_key != polygon_key:
+            before = found.polygon_options
+            changes = [f"{n} {before.get(n)}, now {v}" for n, v in options.items() if before.get(n) != v]
             msg = (
-                f"{self.folder} was outlined with other options; 'wsiseg polygons' outlines it again in "
-                "seconds, --overwrite redoes it"
+                f"{self.folder} was outlined with other options ({'; '.join(changes) or 'or only in part'}); "
+                "'wsiseg polygons' with these outlines it again in seconds, --overwrite redoes it"
             )
             raise OutputError(msg)
         geojson = geojson_name(packed=bool(found.polygon_options.get("gzip")))

@@ -20,7 +20,7 @@ from wsiseg.rings import Ints, Polygons, corners, first_vertices, in_parts, offs
 from wsiseg.runs import label_runs
 from wsiseg.seams import spliced
 
-__all__ = ["Regions", "join", "outline", "threshold_u8", "tidy", "within_budget"]
+__all__ = ["Regions", "join", "more_asked", "outline", "threshold_u8", "tidy", "within_budget"]
 
 LEVELS = 255
 """A stored probability or disagreement is round(value × LEVELS)."""
@@ -107,6 +107,15 @@ def threshold_u8(threshold: float) -> int:
         msg = f"a threshold of {threshold} makes no sense: give a probability above 0 and up to 1"
         raise UsageError(msg)
     return int(np.searchsorted(np.arange(LEVELS + 1) / LEVELS, threshold))
+
+
+def more_asked(threshold: float, sure: float) -> float:
+    """``sure``, or 0 where it asks a region for no more than ``threshold`` does, as both are stored.
+
+    >>> more_asked(0.4, 0.75), more_asked(0.5, 0.501), more_asked(0.9, 0.75), more_asked(0.4, 0)
+    (0.75, 0.0, 0.0, 0.0)
+    """
+    return sure if sure > threshold and threshold_u8(sure) > threshold_u8(threshold) else 0.0
 
 
 def outline(
@@ -205,11 +214,10 @@ def tidy(
     unknown: shapely.Geometry | None = None,
     min_sure_px: float = 0,
 ) -> Regions:
-    """Fill holes under ``min_hole_px``, drop regions under ``min_area_px``, then simplify.
+    """Fill holes under ``min_hole_px``, drop regions that are too small or not sure enough, then simplify.
 
-    So are regions of which fewer than ``min_sure_px`` are surely tumour (hysteresis: a region is
-    kept for its core, and outlined where it ends).
-
+    Too small is what is under ``min_area_px``; not sure enough, what has fewer than ``min_sure_px`` that are
+    surely tumour (hysteresis: a region is kept for its core, and outlined where it ends).
     A hole that holds a part of ``unknown``, of which nothing was read, is never filled.
     A region is judged by its area with the small holes filled: the polygon that is seen.
     ``area_px_N`` and the means stay those of the mask's own pixels.

@@ -24,9 +24,13 @@ SWEEP = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What one threshold would give; ``tissue_fraction`` is None where no tissue was looked for."""
+    """What one threshold would give; ``tissue_fraction`` is None where no tissue was looked for.
+
+    ``sure`` is what a region must reach in places besides, 0 where no more than the threshold is asked.
+    """
 
     threshold: float
+    sure: float
     regions: int
     tumor_mm2: float
     tissue_fraction: float | None
@@ -71,7 +75,8 @@ def sweep(folder: Path, given: Mapping[str, Any], thresholds: Sequence[float] = 
         regions = outlines(folder, manifest, now, trusted=number > 0)
         _, area_mm2_N = chosen(regions, manifest, now)
         tumor_mm2, tissue_mm2 = float(area_mm2_N.sum()), manifest.result.tissue_mm2
-        yield Swept(threshold, len(area_mm2_N), tumor_mm2, tumor_mm2 / tissue_mm2 if tissue_mm2 else None)
+        fraction = tumor_mm2 / tissue_mm2 if tissue_mm2 else None
+        yield Swept(threshold, now.more_asked, len(area_mm2_N), tumor_mm2, fraction)
 
 
 def outlines(folder: Path, manifest: SlideManifest, how: Outlining, *, trusted: bool = False) -> Regions:

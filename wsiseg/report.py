@@ -190,7 +190,7 @@ def _numbers(manifest: SlideManifest | None, review: int) -> list[str]:
     fraction = None if found.tissue_fraction is None else 100 * found.tissue_fraction
     spread = found.disagreement if len(manifest.model.weights) > 1 else None
     how = manifest.polygon_options
-    sure = f", sure&nbsp;{how['sure']:g}" if how.get("sure", 0) > how.get("threshold", 0) else ""
+    sure = f", sure&nbsp;{manifest.more_asked:g}" if manifest.more_asked else ""
     threshold = f"p&nbsp;≥&nbsp;{how.get('threshold', 0):g}{sure}"
     return [
         _number(found.tumor_mm2, ".3f", f'<br><span class="small">{threshold}</span>'),

@@ -26,7 +26,7 @@ def facts(manifest: SlideManifest) -> Row:
         "reason": manifest.result.note,
         "flags": "; ".join(manifest.flags),
         "threshold": manifest.polygon_options.get("threshold"),
-        "sure": manifest.polygon_options.get("sure", 0.0),
+        "sure": manifest.more_asked,
         "polygons": manifest.counts.polygons,
         "mpp": manifest.slide.mpp,
         "mpp_source": manifest.slide.mpp_source,

@@ -193,11 +193,11 @@ def _slides(record: Mapping[str, Any]) -> str:
         "positives then come first, as long as Dice stays above half of the best there is."
     )
     sure = point.get("sure", 0.0)
-    asked = f" of which so much must reach {sure:g}," if sure else ""
+    asked = f" (as much of it must reach {sure:g})" if sure else ""
     return (
         f"**Slides.** The pipeline's own run over slides and mosaics (held-out patches edge to edge). The "
         f"bundle comes with threshold {point['threshold']:g}, smallest region "
-        f"{point['min_area_um2']:g} µm²,{asked} smallest hole {point['min_hole_um2']:g} µm². {met} Dice of "
+        f"{point['min_area_um2']:g} µm²{asked}, smallest hole {point['min_hole_um2']:g} µm². {met} Dice of "
         f"{found['tiles']} images with tumour is {found['dice']:.3f} on mosaics, "
         f"{found['patch_dice']:.3f} as patches at 0.5. Tissue without tumour called tumour:\n\n"
         + _table(["tissue without tumour", "mm²", "called tumour", "at 0.5, nothing dropped"], rows)

@@ -174,7 +174,7 @@ def facts(entry: Entry) -> dict[str, Any]:
         },
         "thumbnail": (entry.folder / THUMBNAIL).exists(),
         "threshold": how.get("threshold", 0.5),
-        "sure": how.get("sure", 0.0),
+        "sure": manifest.more_asked,
         "review_above": review_limit(how.get("review_above")),
         "tumor_mm2": found.tumor_mm2,
         "tissue_mm2": found.tissue_mm2,

@@ -70,7 +70,7 @@ function describe(facts) {
     ["Resolution", `${Number(facts.mpp.toPrecision(4))} µm per pixel (${facts.mpp_source})`],
     ["Tissue", facts.tissue_mm2 === null ? "not looked for" : mm2(facts.tissue_mm2)],
     ["Model", `${facts.model}, ${facts.networks} ${facts.networks === 1 ? "network" : "networks"}`],
-    ["Threshold", share(facts.threshold) + (facts.sure > facts.threshold ? `, sure ${share(facts.sure)}` : "")],
+    ["Threshold", share(facts.threshold) + (facts.sure ? `, sure ${share(facts.sure)}` : "")],
     ["Finished", facts.finished.slice(0, 16).replace("T", " ")],
   ];
   the("facts").replaceChildren(...lines.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]));
