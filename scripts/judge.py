@@ -10,8 +10,9 @@ are kept in WORK, so that a judgement that was stopped goes on, and a second one
 give a fresh WORK to check for good.
 
 SLIDES.csv lists slides without tumour (path, name, mpp), as for ``wsiseg segment --slide-list``.
-``--left-out RUN`` adds the scores of a training with ``wsiseg train --leave-domain-out``; without it those
-stay that stand in ``judgement.json`` of the same weights, and ``--check`` says that it did not make them.
+``--left-out RUN`` adds the scores of a training with ``wsiseg train --leave-domain-out``, of patches and of
+mosaics at the bundle's point; without it those stay that stand in ``judgement.json`` of the same weights, and
+``--check`` says that it did not make them.
 ``--unseen DATA`` makes the mosaics of the images there, judges disagreement on those that no fold has seen,
 which flatters nobody, and adds the scores of domains of which no fold has seen any.
 """
@@ -31,7 +32,7 @@ from scipy import ndimage
 from wsiseg.bundle import BundleSpec, find_bundle, load_spec
 from wsiseg.inputs import find_slides
 from wsiseg.polygons import threshold_u8
-from wsiseg.slide_judgement import on_slides
+from wsiseg.slide_judgement import each_domain_on_slides, on_slides
 from wsiseg.train.bench import Answer, Bench
 from wsiseg.train.calibration import fit_temperature
 from wsiseg.train.cases import Case, limited, read_cases
@@ -89,7 +90,7 @@ def main() -> None:
         "device": bench.predictor.numerics,
         "limits": {"cases a domain": given.limit, "cases a domain for slides and shifts": given.some},
         "held_out": judged(held_out, spec.temperature),
-        "left_out": left_out(given.left_out) | unseen_domains(wider),
+        "left_out": left_out(bench, spec, given.left_out, given.some) | unseen_domains(wider),
         "calibration": calibration,
         "shifts": shifts(bench, given.some),
         "slides": slides,
@@ -201,10 +202,16 @@ def shifts(bench: Bench, some: int) -> Record:
     return found
 
 
-def left_out(runs: Sequence[Path]) -> Record:
-    """The scores of domains that a training left out."""
-    scores = [score for run in runs for score in read_scores(run)]
-    return {domain: dataclasses.asdict(found) for domain, found in by_domain(scores).items()}
+def left_out(bench: Bench, spec: BundleSpec, runs: Sequence[Path], some: int) -> Record:
+    """The scores of domains that trainings left out, as patches, and as mosaics at the bundle's point."""
+    names = ["temperature", *(field.name for field in dataclasses.fields(Point))]
+    found: Record = {}
+    for run in runs:
+        its = load_spec(run).model_copy(update={name: getattr(spec, name) for name in names})
+        mosaics = each_domain_on_slides(dataclasses.replace(bench, folder=run, spec=its), its, some)
+        for domain, scores in by_domain(read_scores(run)).items():
+            found[domain] = {**dataclasses.asdict(scores), "mosaics": mosaics.get(domain)}
+    return found
 
 
 def unseen_domains(bench: Bench) -> Record:
@@ -306,8 +313,7 @@ def check(folder: Path, spec: BundleSpec, record: Record, within: float) -> None
     if kept is None:
         sys.exit(f"{folder} was not judged with these weights: leave --check out first")
     others = {name: found for name, found in kept["left_out"].items() if name not in record["left_out"]}
-    record = {**record, "left_out": others | record["left_out"]}
-    wrong = differences(kept, record, within=within)
+    wrong = differences(kept, {**record, "left_out": others | record["left_out"]}, within=within)
     point = Point(**record["slides"]["point"])
     advised = load_spec(folder)
     for name, value in {**dataclasses.asdict(point), "temperature": spec.temperature}.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,6 +20,7 @@ from PIL import Image
 from wsiseg.bundle import BundleSpec, FoldFile, load_spec, verify_files
 from wsiseg.errors import BundleError
 from wsiseg.model import build_network, save_fold
+from wsiseg.slide_judgement import each_domain_on_slides, on_slides
 from wsiseg.train.bench import Bench
 from wsiseg.train.cases import read_cases
 from wsiseg.train.evaluate import Question, evaluate
@@ -31,7 +33,7 @@ from wsiseg.train.judgement import (
     write_judgement,
 )
 from wsiseg.train.loop import predict
-from wsiseg.train.records import write_learnt
+from wsiseg.train.records import write_learnt, write_scores
 
 JUDGE = Path(__file__).parents[1] / "scripts" / "judge.py"
 SHIPPED = sorted(path.parent for path in (Path(__file__).parents[1] / "models").glob("*/bundle.json"))
@@ -85,7 +87,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(8):
         mask_YX = np.zeros((64, 72), np.uint8)
         mask_YX[8:40, 8:60] = 255 * (i % 2)
-        rgb_YX3 = np.where(mask_YX[..., None] > 0, 90, 190) + rng.integers(0, 40, (64, 72, 3))
+        rgb_YX3 = np.where(
+            mask_YX[..., None] > 0, (110, 60, 140), (200, 130, 170)
+        )  # stained: tissue, all of it
+        rgb_YX3 += rng.integers(0, 40, (64, 72, 3))
         names = [f"t1/colon_glas/{kind}/{i}.png" for kind in ("image", "mask")]
         Image.fromarray(rgb_YX3.astype(np.uint8)).save(root / names[0])
         Image.fromarray(mask_YX).save(root / names[1])
@@ -157,6 +162,15 @@ def elsewhere(data: Path, folder: Path) -> Path:
     return folder
 
 
+def left_out_run(bundle: Path, data: Path, folder: Path) -> Path:
+    """What stands for a training without a domain: the same weights, and scores of a fold of that name."""
+    shutil.copytree(bundle, folder)
+    (folder / "run" / "fold-colon_glas").mkdir(parents=True)
+    judged = evaluate(bundle, read_cases(data, image_mpp=0.5), Question("held-out"), device="cpu")
+    write_scores(folder / "run" / "fold-colon_glas" / "scores.csv", [one.score for one in judged])
+    return folder
+
+
 def test_one_command_judges_a_bundle_and_finds_its_figures_again(
     bundle: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -165,6 +179,7 @@ def test_one_command_judges_a_bundle_and_finds_its_figures_again(
     (tmp_path / "free.csv").write_text(f"path,name,mpp\n{free},pink,0.5\n")
     command = [sys.executable, str(JUDGE), str(bundle), "--data", str(data), "--device", "cpu"]
     command += ["--slides", str(tmp_path / "free.csv"), "--work", str(tmp_path / "work")]
+    command += ["--left-out", str(left_out_run(bundle, data, tmp_path / "left"))]
     command += ["--unseen", str(elsewhere(data, tmp_path / "elsewhere"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -175,15 +190,19 @@ def test_one_command_judges_a_bundle_and_finds_its_figures_again(
     assert spec.temperature == record["calibration"]["temperature"]
     assert spec.threshold == record["slides"]["point"]["threshold"]
     assert record["held_out"]["n"] == 8
-    assert set(record["left_out"]) == {"lung"}
+    assert set(record["left_out"]) == {"colon_glas", "lung"}
+    mosaics = record["left_out"]["colon_glas"]["mosaics"]
+    assert (record["left_out"]["colon_glas"]["n"], mosaics["tiles"]) == (8, 4)
     assert [record["left_out"]["lung"][name] for name in ("n", "patients", "networks")] == [4, 4, 2]
     benign = {"colon_glas (benign, mosaics)", "lung (benign, mosaics)"}
     assert set(record["slides"]["false"]) == {*benign, "pink"}
     for found in record["slides"]["false"].values():
         assert found["fraction"] == pytest.approx(found["fraction_on_grid"], abs=0.02)
+        assert found["tissue_mm2"] > 0
     card = (bundle / "README.md").read_text()
     assert f"{record['held_out']['dice_mean']:.3f}" in card
     assert f"| lung | 4 | 4 | {record['left_out']['lung']['dice_mean']:.3f}" in card
+    assert f"| {mosaics['dice']:.3f} (4) | {mosaics['false']:.2%} |" in card
     assert (bundle / "disagreement.png").is_file()
     assert (bundle / "worst.png").is_file()
     checked = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
@@ -196,11 +215,42 @@ def test_one_command_judges_a_bundle_and_finds_its_figures_again(
     assert checked.returncode == 1
     assert "calibration.ece_before" in checked.stdout
     assert "threshold is 0.123" in checked.stdout
-    again = subprocess.run(command[:-2], capture_output=True, text=True, check=False)  # no unseen this time
+    fewer = command[:-4]  # nothing left out and nothing unseen this time
+    checked = subprocess.run([*fewer, "--check"], capture_output=True, text=True, check=False)
+    assert "not made again without --left-out or --unseen: the scores of colon_glas, lung" in checked.stdout
+    assert "left_out" not in checked.stdout
+    again = subprocess.run(fewer, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     narrower = read_judgement(bundle, spec)
     assert narrower is not None
     assert narrower["left_out"] == record["left_out"], "what was measured of these weights stays"
+
+
+def test_domains_on_slides_are_judged_at_the_bundles_point(bundle: Path, data: Path, tmp_path: Path) -> None:
+    eager, folds = shutil.copytree(bundle, tmp_path / "eager"), []
+    for fold in load_spec(bundle).folds:
+        network = build_network("mit_b0", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        named = dict(network.named_parameters())
+        torch.nn.init.constant_(named["body.segmentation_head.0.bias"], 50.0)  # tumour wherever it looks
+        folds.append(FoldFile(file=fold.file, sha256=save_fold(network, eager / fold.file)))
+    spec = load_spec(bundle).model_copy(update={"folds": tuple(folds)})
+    (eager / "bundle.json").write_text(spec.model_dump_json())
+    asked = bench(eager, data, tmp_path)
+
+    def at(**point: float) -> dict[str, Any]:
+        (found,) = each_domain_on_slides(asked, asked.spec.model_copy(update=point), 40).items()
+        assert found[0] == "colon_glas"
+        return found[1]
+
+    plain = at(threshold=0.5, min_area_um2=0.0, min_hole_um2=0.0)
+    assert (plain["tiles"], plain["dice"]) == (4, on_slides(asked, asked.spec, [], 40)["dice_plain"])
+    assert plain["dice"] == pytest.approx(2 * 32 * 52 / (32 * 52 + 64 * 72), abs=0.02)
+    assert plain["false"] > 0.9
+    assert at(threshold=0.5, min_area_um2=20_000.0, min_hole_um2=0.0) == {
+        "tiles": 4,
+        "dice": 0.0,
+        "false": 0.0,
+    }
 
 
 def test_a_judgement_of_other_weights_does_not_count(bundle: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from wsiseg.train.metrics import Score, score
 from wsiseg.train.mosaic import Mosaic, compose
 from wsiseg.train.operating import Found, Point, choose, count_over, grid
 
-__all__ = ["on_slides"]
+__all__ = ["each_domain_on_slides", "on_slides"]
 
 Record = dict[str, Any]
 ENSEMBLE = "ensemble"
@@ -49,6 +49,44 @@ def on_slides(bench: Bench, spec: BundleSpec, slides: Sequence[SlideInput], some
     Raises:
         SlideError: a slide cannot be segmented.
     """
+    return _chosen(bench, spec, *_segmented(bench, spec, slides, some))
+
+
+def each_domain_on_slides(bench: Bench, spec: BundleSpec, some: int) -> dict[str, Record]:
+    """Of each domain, Dice on mosaics with tumour and what is called tumour without, at the bundle's point.
+
+    ``tiles`` images with tumour of each domain are judged; ``false`` is a fraction of tissue, None where the
+    domain has no image without tumour.
+
+    Raises:
+        SlideError: a mosaic cannot be segmented.
+    """
+    free, tumour = _segmented(bench, spec, [], some)
+    at = list(grid()).index(Point(**{field.name: getattr(spec, field.name) for field in fields(Point)}))
+    dice: dict[str, list[float]] = {}
+    for folder, mosaic in tumour:
+        tiles_T3 = _counted(folder, mosaic, spec)["tiles"][at]
+        dice.setdefault(mosaic.tiles[0].case.domain, []).extend(_dice(*map(int, c)) for c in tiles_T3)
+    false = {
+        domain: _fractions([_counted(folder, None, spec) for folder in free[name]])[at]
+        for domain in dice
+        if (name := _benign(domain)) in free
+    }
+    return {
+        domain: {"tiles": len(found), "dice": float(np.mean(found)), "false": false.get(domain)}
+        for domain, found in dice.items()
+    }
+
+
+def _benign(domain: str) -> str:
+    """The name of a domain's mosaics without tumour, as tissue without tumour."""
+    return f"{domain} (benign, mosaics)"
+
+
+def _segmented(
+    bench: Bench, spec: BundleSpec, slides: Sequence[SlideInput], some: int
+) -> tuple[dict[str, list[Path]], list[tuple[Path, Mosaic]]]:
+    """The finished folders of what has no tumour, by name, and of the mosaics that have some."""
     groups = _grouped(bench, spec, some)
     named = {name: [case.key for case in cases] for name, cases in sorted(groups.items())}
     digest = hashlib.sha256(repr(named).encode()).hexdigest()[:8]
@@ -62,13 +100,13 @@ def on_slides(bench: Bench, spec: BundleSpec, slides: Sequence[SlideInput], some
         slide = SlideInput(_written(mosaic, root / "mosaics" / f"{name}.tif"), name, mosaic.mpp)
         wanted.setdefault(judge, []).append(slide)
         if empty:
-            free.setdefault(f"{domain} (benign, mosaics)", []).append(root / judge / name)
+            free.setdefault(_benign(domain), []).append(root / judge / name)
         else:
             tumour.append((root / judge / name, replace(mosaic, rgb_YX3=mosaic.rgb_YX3[:0])))
     free |= {slide.name: [root / ENSEMBLE / slide.name] for slide in slides}
     for judge, its in wanted.items():
         _segment(bench, spec, judge, its, root)
-    return _chosen(bench, spec, free, tumour)
+    return free, tumour
 
 
 def _written(mosaic: Mosaic, path: Path) -> Path:

@@ -142,15 +142,28 @@ def _left_out(record: Mapping[str, Any]) -> str:
         "The same recipe trained without a domain and judged on it, one network each": trained,
         "None of the networks has learnt from anything of these, and each is judged by itself": unseen,
     }
-    parts = [
-        f"**Left-out domains.** {how}: what to expect of tissue from elsewhere.\n\n"
-        + _table(
-            ["left out", "images", "patients", "Dice", "interval"], [_row(n, s) for n, s in some.items()]
-        )
-        for how, some in kinds.items()
-        if some
-    ]
+    parts = [_elsewhere(how, some) for how, some in kinds.items() if some]
     return "\n".join(parts) or "**Left-out domains.** Not measured for this bundle.\n"
+
+
+def _elsewhere(how: str, domains: Mapping[str, Mapping[str, Any]]) -> str:
+    heads, rows = ["left out", "images", "patients", "Dice", "interval"], [_row(*d) for d in domains.items()]
+    text = f"**Left-out domains.** {how}: what to expect of tissue from elsewhere."
+    if any(scores.get("mosaics") for scores in domains.values()):
+        text += (
+            " *On mosaics*: Dice of so many of the images with tumour, edge to edge as tissue on a slide, "
+            "at the bundle's own threshold and areas; and what is called tumour of mosaics without any."
+        )
+        heads += ["on mosaics", "of benign mosaics"]
+        rows = [row + _on_mosaics(d.get("mosaics")) for row, d in zip(rows, domains.values(), strict=True)]
+    return f"{text}\n\n" + _table(heads, rows)
+
+
+def _on_mosaics(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return ["", ""]
+    false = "" if found["false"] is None else f"{found['false']:.2%}"
+    return [f"{found['dice']:.3f} ({found['tiles']})", false]
 
 
 def _calibration(record: Mapping[str, Any]) -> str:
