@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -33,6 +34,7 @@ from wsiseg.train.judgement import (
     write_judgement,
 )
 from wsiseg.train.loop import predict
+from wsiseg.train.operating import Point
 from wsiseg.train.records import write_learnt, write_scores
 
 JUDGE = Path(__file__).parents[1] / "scripts" / "judge.py"
@@ -237,20 +239,16 @@ def test_domains_on_slides_are_judged_at_the_bundles_point(bundle: Path, data: P
     (eager / "bundle.json").write_text(spec.model_dump_json())
     asked = bench(eager, data, tmp_path)
 
-    def at(**point: float) -> dict[str, Any]:
-        (found,) = each_domain_on_slides(asked, asked.spec.model_copy(update=point), 40).items()
+    def at(point: Point) -> dict[str, Any]:
+        (found,) = each_domain_on_slides(asked, asked.spec.model_copy(update=asdict(point)), 40).items()
         assert found[0] == "colon_glas"
         return found[1]
 
-    plain = at(threshold=0.5, min_area_um2=0.0, min_hole_um2=0.0)
+    plain = at(Point(0.5, 0.0, 0.0))
     assert (plain["tiles"], plain["dice"]) == (4, on_slides(asked, asked.spec, [], 40)["dice_plain"])
     assert plain["dice"] == pytest.approx(2 * 32 * 52 / (32 * 52 + 64 * 72), abs=0.02)
     assert plain["false"] > 0.9
-    assert at(threshold=0.5, min_area_um2=20_000.0, min_hole_um2=0.0) == {
-        "tiles": 4,
-        "dice": 0.0,
-        "false": 0.0,
-    }
+    assert at(Point(0.5, 20_000.0, 0.0)) == {"tiles": 4, "dice": 0.0, "false": 0.0}
 
 
 def test_a_judgement_of_other_weights_does_not_count(bundle: Path, tmp_path: Path) -> None:

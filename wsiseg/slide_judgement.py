@@ -55,8 +55,8 @@ def on_slides(bench: Bench, spec: BundleSpec, slides: Sequence[SlideInput], some
 def each_domain_on_slides(bench: Bench, spec: BundleSpec, some: int) -> dict[str, Record]:
     """Of each domain, Dice on mosaics with tumour and what is called tumour without, at the bundle's point.
 
-    ``tiles`` images with tumour of each domain are judged; ``false`` is a fraction of tissue, None where the
-    domain has no image without tumour.
+    That point is one of the grid. ``tiles`` images with tumour of each domain are judged; ``false`` is a
+    fraction of tissue, None where the domain has no image without tumour.
 
     Raises:
         SlideError: a mosaic cannot be segmented.
