@@ -5,7 +5,7 @@
 
 union: five folds on both tasks, the encoder a MobileNetV2 from ImageNet: what trials found best.
 mobilenet: the same on the images that DATA/manifest.csv calls redistributable.
-mitb0: a Mix-Vision-Transformer, taught without labels by that MobileNetV2 first; for a GPU.
+mitb0: a Mix-Vision-Transformer, taught without labels by that MobileNetV2 first, then with a Dice term.
 Each is trained twice: on small crops, then shortly on larger ones that are put together from
 several images, blurred, stored as JPEG and stained more, and the weights of both are blended.
 Then: the same with each domain left out (--left-out), threshold, temperature and figures from
@@ -48,11 +48,15 @@ class Kind:
     encoder: str
     taught: bool = False
     free_only: bool = False
+    second: str = ""
+    """What its second training does otherwise."""
 
 
 KINDS = {
     "union": Kind("--strategy union --task task1", "mobilenet_v2"),
-    "mitb0": Kind("--strategy union --task task1", "mit_b0", taught=True),
+    "mitb0": Kind(
+        "--strategy union --task task1 --loss bce+dice", "mit_b0", taught=True, second="--mosaic 0.35"
+    ),
     "mobilenet": Kind(f"--strategy standard --task {MERGED}", "mobilenet_v2", free_only=True),
 }
 
@@ -68,7 +72,7 @@ def main() -> None:
     what += ["--device", given.device]
     quick = shlex.split(QUICK) if given.quick else []
     base = [*what, *shlex.split(RECIPE), *quick, *more]
-    second = [*what, *shlex.split(SECOND), *quick, *more]
+    second = [*what, *shlex.split(f"{SECOND} {kind.second}"), *quick, *more]
     left_out = domains(data, base) if given.left_out else []
     if given.minutes:
         runs = BOTH * (5 + len(left_out)) + kind.taught * TAUGHT * (1 + len(left_out))

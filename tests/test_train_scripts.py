@@ -147,5 +147,6 @@ def test_a_default_bundle_comes_from_one_script(tmp_path: Path, kind: str) -> No
     assert "mine is sound: 2 folds" in run("train_default", *options)
     card = (out / "README.md").read_text()
     assert ("distil from mobilenet_v2" in card) == (kind == "mitb0")
+    assert ("| loss | bce+dice |" in card, "| mosaic | 0.35 |" in card) == 2 * (kind == "mitb0",)
     assert str(tmp_path) not in card
     assert not (out / "run").exists()
