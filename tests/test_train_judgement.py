@@ -89,9 +89,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(8):
         mask_YX = np.zeros((64, 72), np.uint8)
         mask_YX[8:40, 8:60] = 255 * (i % 2)
-        rgb_YX3 = np.where(
-            mask_YX[..., None] > 0, (110, 60, 140), (200, 130, 170)
-        )  # stained: tissue, all of it
+        rgb_YX3 = np.where(mask_YX[..., None] > 0, (110, 60, 140), (200, 130, 170))  # both are stained tissue
         rgb_YX3 += rng.integers(0, 40, (64, 72, 3))
         names = [f"t1/colon_glas/{kind}/{i}.png" for kind in ("image", "mask")]
         Image.fromarray(rgb_YX3.astype(np.uint8)).save(root / names[0])

@@ -55,7 +55,7 @@ class Outlining:
     @property
     def levels_u8(self) -> tuple[int, int]:
         """The smallest stored values that are tumour, and that are surely so."""
-        return threshold_u8(self.threshold), threshold_u8(max(self.threshold, self.sure))
+        return threshold_u8(self.threshold), threshold_u8(self.more_asked or self.threshold)
 
     @property
     def more_asked(self) -> float:
