@@ -1,11 +1,12 @@
 """The bundles in models/, from the data to the card, by the project's own commands.
 
-    python scripts/train_default.py --data DATA --teacher-weights FILE --out models/adeno-union
-    python scripts/train_default.py --data DATA --teacher-weights FILE --out OTHER --bundle mobilenet
+    python scripts/train_default.py --data DATA --imagenet LITE1 --out models/adeno-union
+    python scripts/train_default.py --data DATA --imagenet MOBILENET --out OTHER --bundle mobilenet
 
-union: five folds on both tasks, the encoder a MobileNetV2 from ImageNet: what trials found best.
-mobilenet: the same on the images that DATA/manifest.csv calls redistributable.
-mitb0: a Mix-Vision-Transformer, taught without labels by that MobileNetV2 first, then with a Dice term.
+union: five folds on both tasks, the encoder an EfficientNet-Lite1 from ImageNet: what trials found best.
+mobilenet: a MobileNetV2 on the images that DATA/manifest.csv calls redistributable.
+mitb0: a Mix-Vision-Transformer, taught without labels by a MobileNetV2 first, then with a Dice term.
+Where the ImageNet weights cannot be fetched, --imagenet names a file of them (scripts/lite_weights.py).
 Each is trained twice: on small crops, then shortly on larger ones that are put together from
 several images, blurred, stored as JPEG and stained more, and the weights of both are blended.
 Then: the same with each domain left out (--left-out), threshold, temperature and figures from
@@ -53,7 +54,7 @@ class Kind:
 
 
 KINDS = {
-    "union": Kind("--strategy union --task task1", "mobilenet_v2"),
+    "union": Kind("--strategy union --task task1", "tu-efficientnet_lite1"),
     "mitb0": Kind(
         "--strategy union --task task1 --loss bce+dice", "mit_b0", taught=True, second="--mosaic 0.35"
     ),
@@ -79,7 +80,7 @@ def main() -> None:
         steps = fitted(work, base, given.minutes / runs)
         base += ["--steps", str(steps)]
         second += ["--steps", str(max(1, steps // 2))]
-    encoders = str(work / "encoder-{fold}.safetensors") if kind.taught else given.teacher_weights
+    encoders = str(work / "encoder-{fold}.safetensors") if kind.taught else given.imagenet
     for domain in ["all", *left_out] if kind.taught else []:
         teach(given, base, Path(encoders.replace("{fold}", domain)), domain)
     bundle = work / given.out.name
@@ -102,7 +103,9 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--bundle", choices=list(KINDS), default="union")
     parser.add_argument("--work", type=Path, help="where everything is made [runs/default-BUNDLE]")
     parser.add_argument(
-        "--teacher-weights", default="imagenet", help="MobileNetV2's encoder: imagenet or a file"
+        "--imagenet",
+        default="imagenet",
+        help="a file of the first encoder's ImageNet weights (for mitb0 its teacher's, a MobileNetV2's)",
     )
     parser.add_argument("--slides", type=Path, help="list of slides without tumour, for scripts/judge.py")
     parser.add_argument("--left-out", action="store_true", help="train once more with each domain left out")
@@ -128,7 +131,7 @@ def teach(given: argparse.Namespace, base: list[str], out: Path, without: str) -
     wanted = only(base, (*shared, "--limit", "--image-mpp"))
     apart = [] if without == "all" else ["--without", without]
     lesson = shlex.split(TEACHING.format(epochs=TAUGHT * int(value(base, "--epochs"))))
-    teacher = ["--lesson", "distil", "--teacher-weights", given.teacher_weights]
+    teacher = ["--lesson", "distil", "--teacher-weights", given.imagenet]
     wsiseg("pretrain", *teacher, *wanted, *apart, *lesson, "-o", str(out))
 
 

@@ -119,6 +119,8 @@ def test_weights_of_another_network_or_none_are_refused(network: Network, tmp_pa
         load_fold(network, tmp_path / "torn.safetensors")
     with pytest.raises(BundleError, match="no encoder 'mit_b9'"):
         build_network("mit_b9", mean=MEAN, std=STD)
+    with pytest.raises(BundleError, match="no encoder 'tu-efficientnet_lite1' with weights 'imagenet'"):
+        build_network("tu-efficientnet_lite1", mean=MEAN, std=STD, encoder_weights="imagenet")
 
 
 def test_imagenet_weights_that_cannot_be_fetched_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

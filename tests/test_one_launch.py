@@ -105,7 +105,7 @@ def test_a_recording_that_cannot_be_replayed_is_none() -> None:
     assert torch.equal(launch(work, torch.ones(2, 4))[0], torch.full((2, 4), 2.0))
 
 
-@pytest.mark.parametrize("encoder", ["mit_b0", "mobilenet_v2"])
+@pytest.mark.parametrize("encoder", ["mit_b0", "mobilenet_v2", "tu-efficientnet_lite1"])
 def test_weights_that_are_cast_once_give_the_bits_of_weights_cast_in_every_pass(encoder: str) -> None:
     torch.manual_seed(0)
     network = build_network(encoder, mean=MEAN, std=STD).eval()

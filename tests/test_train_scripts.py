@@ -140,7 +140,7 @@ def test_a_default_bundle_comes_from_one_script(tmp_path: Path, kind: str) -> No
     spec = BundleSpec.model_construct()
     torch.manual_seed(0)
     save_fold(build_network("mobilenet_v2", mean=spec.mean, std=spec.std), tmp_path / "teacher.safetensors")
-    about = ["--teacher-weights", tmp_path / "teacher.safetensors", "--work", tmp_path / "work", "--quick"]
+    about = ["--imagenet", tmp_path / "teacher.safetensors", "--work", tmp_path / "work", "--quick"]
     out = tmp_path / "models" / "mine"
     out.parent.mkdir()
     options = ["--data", data(tmp_path / "data"), "--out", out, "--bundle", kind, *about, *SMALL]

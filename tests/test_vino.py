@@ -38,7 +38,7 @@ def noise(*shape: int) -> npt.NDArray[np.uint8]:
 
 
 @needs_openvino
-@pytest.mark.parametrize("encoder", ["mobilenet_v2", "mit_b0"])
+@pytest.mark.parametrize("encoder", ["mobilenet_v2", "mit_b0", "tu-efficientnet_lite1"])
 def test_in_float32_it_gives_torchs_numbers_for_every_fold_and_size(encoder: str) -> None:
     plain = predictor(encoder=encoder, folds=2)
     faster = on_engine(plain, "auto")

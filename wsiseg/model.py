@@ -80,11 +80,14 @@ def build_network(
     Raises:
         BundleError: smp has no such encoder, or the weights do not fit it.
     """
-    fetched = "imagenet" if encoder_weights == "imagenet" else None
+    theirs = encoder.startswith("tu-") or "imagenet"  # timm's encoders want True
+    fetched = theirs if encoder_weights == "imagenet" else None
     try:
         body = smp.FPN(encoder, encoder_weights=fetched, classes=1)
-    except (KeyError, ValueError) as error:
-        msg = f"no encoder {encoder!r} with weights {fetched!r} in segmentation-models-pytorch: {error}"
+    except (KeyError, ValueError, RuntimeError) as error:  # timm's, where no such weights were ever made
+        msg = (
+            f"no encoder {encoder!r} with weights {encoder_weights!r} in segmentation-models-pytorch: {error}"
+        )
         raise BundleError(msg) from error
     except OSError as error:
         msg = f"the ImageNet weights of {encoder} cannot be fetched: go online once, or give a file or none"
