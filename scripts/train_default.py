@@ -1,12 +1,13 @@
 """The bundles in models/, from the data to the card, by the project's own commands.
 
-    python scripts/train_default.py --data DATA --imagenet LITE1 --out models/adeno-union
-    python scripts/train_default.py --data DATA --imagenet MOBILENET --out OTHER --bundle mobilenet
+    python scripts/train_default.py --data DATA --imagenet FILE --out models/adeno-union
+    python scripts/train_default.py --data DATA --imagenet FILE --out OTHER --bundle mobilenet
 
-union: five folds on both tasks, the encoder an EfficientNet-Lite1 from ImageNet: what trials found best.
-mobilenet: a MobileNetV2 on the images that DATA/manifest.csv calls redistributable.
-mitb0: a Mix-Vision-Transformer, taught without labels by a MobileNetV2 first, then with a Dice term.
-Where the ImageNet weights cannot be fetched, --imagenet names a file of them (scripts/lite_weights.py).
+union: five folds on both tasks, the encoder a MobileNetV2 from ImageNet: what trials found best.
+mobilenet: the same on the images that DATA/manifest.csv calls redistributable.
+mitb0: a Mix-Vision-Transformer, taught without labels by that MobileNetV2 first, then with a Dice term.
+Where the ImageNet weights cannot be fetched, --imagenet names a file of them; another encoder than the
+bundle's is named by --encoder, which goes to every training.
 Each is trained twice: on small crops, then shortly on larger ones that are put together from
 several images, blurred, stored as JPEG and stained more, and the weights of both are blended.
 Then: the same with each domain left out (--left-out), threshold, temperature and figures from
@@ -54,7 +55,7 @@ class Kind:
 
 
 KINDS = {
-    "union": Kind("--strategy union --task task1", "tu-efficientnet_lite1"),
+    "union": Kind("--strategy union --task task1", "mobilenet_v2"),
     "mitb0": Kind(
         "--strategy union --task task1 --loss bce+dice", "mit_b0", taught=True, second="--mosaic 0.35"
     ),
@@ -105,7 +106,7 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--imagenet",
         default="imagenet",
-        help="a file of the first encoder's ImageNet weights (for mitb0 its teacher's, a MobileNetV2's)",
+        help="a file of the encoder's ImageNet weights (for mitb0 its teacher's, a MobileNetV2's)",
     )
     parser.add_argument("--slides", type=Path, help="list of slides without tumour, for scripts/judge.py")
     parser.add_argument("--left-out", action="store_true", help="train once more with each domain left out")
