@@ -20,7 +20,7 @@ from PIL import Image
 
 from wsiseg.bundle import BundleSpec, FoldFile, load_spec, verify_files
 from wsiseg.errors import BundleError
-from wsiseg.model import build_network, save_fold
+from wsiseg.model import build_network, load_fold, save_fold
 from wsiseg.slide_judgement import each_domain_on_slides, on_slides
 from wsiseg.train.bench import Bench
 from wsiseg.train.cases import read_cases
@@ -38,6 +38,7 @@ from wsiseg.train.operating import Point
 from wsiseg.train.records import write_learnt, write_scores
 
 JUDGE = Path(__file__).parents[1] / "scripts" / "judge.py"
+SECOND_OPINION = JUDGE.with_name("second_opinion.py")
 SHIPPED = sorted(path.parent for path in (Path(__file__).parents[1] / "models").glob("*/bundle.json"))
 CARD = "# x\n\n## Validation\n\nv\n\n## Data\n\nd\n\n## Licence\n\nl\n"
 TEXT = st.text("ab \n#|", max_size=20).map(lambda text: f"{HEADING}\n\n{text.replace('#', '')}\n")
@@ -259,3 +260,45 @@ def test_a_judgement_of_other_weights_does_not_count(bundle: Path, tmp_path: Pat
     (tmp_path / "judgement.json").write_text(json.dumps([]))
     with pytest.raises(BundleError, match="is damaged"):
         read_judgement(tmp_path, spec)
+
+
+def test_a_second_opinion_is_the_mean_of_the_two_that_have_not_seen_the_image(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """Of equal networks it is what each says alone; a stranger that says yes, or no, everywhere is heard."""
+
+    def asked(stranger: str, bias: float) -> list[str]:
+        network = build_network("mit_b0", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        load_fold(network, bundle / "fold-1.safetensors")
+        with torch.no_grad():
+            network.body.get_parameter("segmentation_head.0.bias").add_(bias)
+        run = tmp_path / stranger
+        run.mkdir()
+        digest = save_fold(network, run / "fold-colon_glas.safetensors")
+        alone = spec.model_copy(
+            update={"folds": (FoldFile(file="fold-colon_glas.safetensors", sha256=digest),)}
+        )
+        (run / "bundle.json").write_text(alone.model_dump_json())
+        write_learnt(run, {"colon_glas": []})
+        command = [sys.executable, str(SECOND_OPINION), str(one), "--left-out", str(run), "--data", str(data)]
+        command += ["--work", str(tmp_path / f"{stranger}-work"), "--device", "cpu"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 4
+        return [cell.strip() for cell in done.stdout.splitlines()[2].split("|")[1:-1]]
+
+    spec = load_spec(bundle)
+    one = shutil.copytree(bundle, tmp_path / "one")
+    for number in (1, 2):
+        shutil.copyfile(bundle / "fold-1.safetensors", one / f"fold-{number}.safetensors")
+    equal = tuple(fold.model_copy(update={"sha256": spec.folds[0].sha256}) for fold in spec.folds)
+    point = {"threshold": 0.4, "min_area_um2": 0.0, "min_hole_um2": 0.0, "sure": 0.0}
+    spec = spec.model_copy(update={"folds": equal, **point})
+    (one / "bundle.json").write_text(spec.model_dump_json())
+    mine = bench(one, data, tmp_path / "alone")
+    found = each_domain_on_slides(mine, spec, 40)["colon_glas"]
+    name, tiles, _, at_point, false = asked("twin", 0.0)
+    assert (name, int(tiles), at_point) == ("colon_glas", 4, f"{found['dice']:.3f}")
+    assert false == f"{found['false']:.2%}"
+    assert float(asked("yes", 99.0)[-1].rstrip("%")) > 90
+    assert asked("no", -99.0)[2] == "0.000"
