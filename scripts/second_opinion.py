@@ -2,8 +2,8 @@
 
     python scripts/second_opinion.py adeno-union --left-out RUN --data DATA --work WORK
 
-An outline is drawn by five networks together, and on tissue from elsewhere they are less sure together
-than each is. A labelled image has been seen by all of a bundle's folds but one, so mosaics (see
+An outline is drawn by five networks together, which where they disagree are less sure than the surest of
+them. A labelled image has been seen by all of a bundle's folds but one, so mosaics (see
 ``scripts/judge.py``) are judged by one network, which flatters. Here by the mean of two: the fold that
 never saw the patient, and the network of a training with ``wsiseg train --leave-domain-out`` (RUN) that
 never saw the domain. RUN is of the bundle's own recipe. Printed for each domain that RUN left out: Dice
@@ -14,42 +14,53 @@ called tumour at that point of images without any. Maps are kept in WORK.
 import argparse
 import shutil
 import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from wsiseg.bundle import BundleSpec, find_bundle, load_spec
+from wsiseg.bundle import find_bundle, load_spec
 from wsiseg.slide_judgement import PLAIN, each_domain_on_slides
 from wsiseg.train.bench import Bench
 from wsiseg.train.cases import Case, read_cases
-from wsiseg.train.evaluate import unseen_by
 from wsiseg.train.records import read_learnt, write_learnt, write_text
+
+
+@dataclass(frozen=True)
+class Row:
+    """Dice of so many images with tumour, and what is called tumour of those without, if there are any."""
+
+    images: int
+    at_half: float
+    at_point: float
+    false: float | None = None
+
+    def told(self, name: str) -> str:
+        """A row of the table."""
+        false = "" if self.false is None else f"{self.false:.2%}"
+        return f"| {name} | {self.images} | {self.at_half:.3f} | {self.at_point:.3f} | {false} |"
 
 
 def main() -> None:
     """A row for each domain that was left out, and their mean."""
     given = options()
     folder, run = find_bundle(given.bundle), find_bundle(str(given.left_out))
-    spec, strangers = load_spec(folder), load_spec(run)
+    spec = load_spec(folder)
     cases = read_cases(given.data, image_mpp=spec.mpp)
     print("| domain | images with tumour | at 0.5 | at its point | called tumour of those without |")
     print("|---|---|---|---|---|")
     rows = []
-    for stranger in strangers.fold_names:
-        found: list[tuple[int, float, float, float | None]] = []
-        for fold in spec.fold_names:
-            pair = paired(folder, run, (fold, stranger), given.work / f"{fold}-and-{stranger}")
-            new = unseen_by(pair, load_spec(pair), cases)
-            its = tuple(c for c in cases if c.domain == stranger and new[c.key] == (fold, stranger))
-            if not all(case.empty for case in its):
-                found.append(judged(pair, its, given))
+    for stranger in load_spec(run).fold_names:
+        its = tuple(case for case in cases if case.domain == stranger)
+        found = [
+            row for fold in spec.fold_names if (row := judged(folder, run, (fold, stranger), its, given))
+        ]
         if not found:
             sys.exit(f"{given.data} has no image with tumour of {stranger} that a fold has not seen")
         rows.append(pooled(found))
-        print(told(stranger, rows[-1]), flush=True)
-    print(
-        told("mean of domains", (sum(row[0] for row in rows), *np.mean([r[1:3] for r in rows], axis=0), None))
-    )
+        print(rows[-1].told(stranger), flush=True)
+    half, point = np.mean([(row.at_half, row.at_point) for row in rows], axis=0)
+    print(Row(sum(row.images for row in rows), half, point).told("mean of domains"))
 
 
 def options() -> argparse.Namespace:
@@ -62,6 +73,23 @@ def options() -> argparse.Namespace:
     parser.add_argument("--some", type=int, default=40, help="images a domain and fold")
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
+
+
+def judged(
+    folder: Path, run: Path, names: tuple[str, str], cases: tuple[Case, ...], given: argparse.Namespace
+) -> Row | None:
+    """What two find in the images of a domain that neither has seen; None where none of them has tumour."""
+    pair = paired(folder, run, names, given.work / "-and-".join(names))
+    spec = load_spec(pair)
+    bench = Bench(pair, spec, cases, given.work / "maps", given.device)
+    new = tuple(case for case in cases if bench.unseen[case.key] == names)
+    if all(case.empty for case in new):
+        return None
+    whole, found = (
+        each_domain_on_slides(replace(bench, spec=its, cases=new), its, given.some)[new[0].domain]
+        for its in (spec.model_copy(update=asdict(PLAIN)), spec)
+    )
+    return Row(found["tiles"], whole["dice"], found["dice"], found["false"])
 
 
 def paired(folder: Path, run: Path, names: tuple[str, str], out: Path) -> Path:
@@ -81,35 +109,12 @@ def paired(folder: Path, run: Path, names: tuple[str, str], out: Path) -> Path:
     return out
 
 
-def judged(
-    pair: Path, cases: tuple[Case, ...], given: argparse.Namespace
-) -> tuple[int, float, float, float | None]:
-    """How many images with tumour, their Dice at 0.5 and at the point, and the false fraction there."""
-    spec = load_spec(pair)
-    plain = spec.model_copy(
-        update={"threshold": PLAIN.threshold, "min_area_um2": 0.0, "min_hole_um2": 0.0, "sure": 0.0}
-    )
-
-    def at(which: BundleSpec) -> dict[str, float | None]:
-        bench = Bench(pair, which, cases, given.work / "maps", given.device)
-        return each_domain_on_slides(bench, which, given.some)[cases[0].domain]
-
-    whole, found = at(plain), at(spec)
-    return int(found["tiles"] or 0), float(whole["dice"] or 0), float(found["dice"] or 0), found["false"]
-
-
-def pooled(found: list[tuple[int, float, float, float | None]]) -> tuple[int, float, float, float | None]:
+def pooled(found: list[Row]) -> Row:
     """All folds together: Dice of every image, and the mean of the folds' false fractions."""
-    tiles = [part[0] for part in found]
-    false = [part[3] for part in found if part[3] is not None]
-    whole, at_point = (float(np.average([part[i] for part in found], weights=tiles)) for i in (1, 2))
-    return sum(tiles), whole, at_point, float(np.mean(false)) if false else None
-
-
-def told(name: str, row: tuple[int, float, float, float | None]) -> str:
-    """A row of the table."""
-    false = "" if row[3] is None else f"{row[3]:.2%}"
-    return f"| {name} | {row[0]} | {row[1]:.3f} | {row[2]:.3f} | {false} |"
+    images = [row.images for row in found]
+    half, point = np.average([(row.at_half, row.at_point) for row in found], axis=0, weights=images)
+    false = [row.false for row in found if row.false is not None]
+    return Row(sum(images), half, point, float(np.mean(false)) if false else None)
 
 
 if __name__ == "__main__":
